@@ -17,9 +17,10 @@ from xarray import Dataset
 from batchcube.errors import InputError, did_you_mean, suggestion
 from batchcube.results.axes import axis_names
 from batchcube.results.labelled import pooled_quantile
+from batchcube.results.names import Statistic, statistic_of
 from batchcube.results.overload import OVERLOADED, STEADY
 from batchcube.results.statistics import Interval
-from batchcube.results.variables import REGISTRY, Statistic, statistic_of
+from batchcube.results.variables import REGISTRY
 
 from . import style
 from .capacity import CAPACITY, search_caption, searched

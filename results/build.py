@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -11,6 +11,8 @@ from batchcube.errors import InputError
 
 from .axes import AXIS_NAME
 from .costs import FLAGS, flag_attributes
+from .form import check_values
+from .names import lookup, reserved_names
 from .provenance import CONVENTIONS, batchcube_version
 from .variables import (
     BUCKETED,
@@ -19,9 +21,7 @@ from .variables import (
     REGISTRY,
     REPLICATION,
     SINGLE,
-    check_arrays,
     edge_names,
-    reserved_names,
 )
 
 if TYPE_CHECKING:
@@ -198,3 +198,37 @@ def _used_range(counts: NDArray[np.generic]) -> NDArray[np.intp]:
         return np.array([0])
     inside = np.arange(used[0], used[-1] + 1)
     return inside if inside[0] == 0 else np.concatenate([[0], inside])
+
+
+def check_arrays(
+    arrays: Mapping[str, NDArray[np.generic] | xr.Variable], axes: Mapping[str, int], sizes: Mapping[str, int]
+) -> dict[str, NDArray[np.generic] | xr.Variable]:
+    """Return the arrays in their registered dtypes after checking names, shapes, dtypes and bounds.
+
+    Of those that are read later, given as variables of xarray, the values are not looked at.
+
+    `axes` are the sizes of the axes in order, `sizes` those of `replication` and the extra dimensions. Raises
+    InputError naming the variable: unknown, of another shape, of a lossy dtype, or outside its bounds.
+    """
+    checked: dict[str, NDArray[np.generic] | xr.Variable] = {}
+    for name, given in arrays.items():
+        variable = lookup(name)
+        later = hasattr(given, "dims")
+        array: Any = given if later else np.asarray(given)
+        dims = variable.dims(axes)
+        known = {**axes, **sizes}
+        absent = [dim for dim in dims if dim not in known]
+        if absent:
+            raise InputError(f"needs the dimension {absent[0]}, whose coordinate was not given", path=name)
+        shape = tuple(known[dim] for dim in dims)
+        if array.shape != shape:
+            expected = ", ".join(f"{dim}: {size}" for dim, size in zip(dims, shape, strict=True))
+            raise InputError(f"has shape {array.shape}, must be {shape} ({expected})", path=name)
+        if not np.can_cast(array.dtype, variable.dtype, "safe"):
+            raise InputError(f"has dtype {array.dtype}, must be {variable.dtype}", path=name)
+        if later:
+            checked[name] = array
+            continue
+        check_values(variable, array)
+        checked[name] = array.astype(variable.dtype, copy=False)
+    return checked

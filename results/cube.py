@@ -13,10 +13,10 @@ import numpy as np
 from batchcube.errors import InputError, found_in
 
 from .axes import axis_names
-from .form import CONTENT, VARIABLES, check_form
+from .form import CONTENT, VARIABLES, check_form, check_values
 from .pieces import Kept, read_later, values_of
 from .storage import open_dataset, write_dataset
-from .variables import REGISTRY, check_values
+from .variables import REGISTRY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping

@@ -12,7 +12,7 @@ from batchcube.errors import InputError, found_in
 
 from .axes import AXIS_NAME, axis_names
 from .provenance import json_of, parse_specification
-from .variables import BUCKETED, FIRST_LOOK, REGISTRY, RELATIVE_ERROR, REPLICATION, edge_names
+from .variables import BUCKETED, FIRST_LOOK, REGISTRY, RELATIVE_ERROR, REPLICATION, Variable, edge_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -195,3 +195,14 @@ def _require_all_different(what: str, values: NDArray[np.generic]) -> None:
         raise InputError("holds NaN", path=what)
     if len(np.unique(values)) != len(values):
         raise InputError("a value occurs twice", path=what)
+
+
+def check_values(variable: Variable, array: NDArray[Any]) -> None:
+    """Raise InputError naming the variable where an array holds values that it cannot have; NaN stands for nothing."""
+    low, high = variable.bounds
+    # Rounding may leave a fraction a few ulps outside [0, 1]: 1e-9 lets that pass and nothing else.
+    slack = 1e-9
+    with np.errstate(invalid="ignore"):
+        outside = array.dtype.kind != "b" and bool(np.any((array < low - slack) | (array > high + slack)))
+    if outside:
+        raise InputError(f"holds values outside [{low:g}, {high:g}]", path=variable.name)

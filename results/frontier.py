@@ -28,11 +28,12 @@ from batchcube.errors import InputError
 
 from .axes import axis_names
 from .labelled import error_of, of_single
+from .names import statistic_of
 from .pieces import pieces
 from .precision import level
 from .selection import ALPHA
 from .statistics import mean_and_error, t_factor
-from .variables import FIRST_LOOK, REGISTRY, REPLICATION, statistic_of
+from .variables import FIRST_LOOK, REGISTRY, REPLICATION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

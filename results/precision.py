@@ -23,7 +23,8 @@ import scipy  # its parts are loaded when they are used
 
 from batchcube.errors import InputError
 
-from .variables import FIRST_LOOK, REGISTRY, REPLICATION, statistic_of
+from .names import statistic_of
+from .variables import FIRST_LOOK, REGISTRY, REPLICATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

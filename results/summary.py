@@ -17,11 +17,12 @@ from .controls import FEWEST, held
 from .form import check_form
 from .intervals import CONFIDENCE, VARIABLE, Intervals, digits
 from .joining import parts_in_words
+from .names import lookup, usual
 from .pieces import has_values
 from .tables import Column, print_table
 from .text import counted, in_percent, papers_of
 from .unserved import AMONG, shares_of
-from .variables import MANY_REFUSED, RATE_PATHS, REGISTRY, REPLICATION, lookup, usual
+from .variables import MANY_REFUSED, RATE_PATHS, REGISTRY, REPLICATION
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence

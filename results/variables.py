@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from batchcube.errors import InputError, did_you_mean
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    import xarray as xr
-    from numpy.typing import NDArray
-    from rich.table import Table
+    from collections.abc import Iterable
 
 REPLICATION = "replication"
 # Dimensions a variable may have besides the axes of the sweep and `replication`, with what they count.
@@ -208,6 +201,7 @@ def _class_quantile(name: str) -> Variable:
 
 
 _ALL: list[Variable] = [
+    # Times of requests.
     *(variable for name in _REQUEST_TIMES for variable in _request_time(name)),
     _count(
         "latency_histogram",
@@ -225,6 +219,7 @@ _ALL: list[Variable] = [
         dtype="uint64",
         rests_on=_DECODING,
     ),
+    # Requests and batches, counted.
     _count("requests", "requests", "Requests that arrived."),
     _count("completed", "completed requests", "Requests that were served, those of answers that were cut among them."),
     _count(
@@ -253,6 +248,7 @@ _ALL: list[Variable] = [
         "preemptions",
         "Times that a running request lost its KV cache and went back to the queue (mode continuous).",
     ),
+    # What was drawn.
     *map(
         _drawn,
         CONTROLS,
@@ -268,6 +264,7 @@ _ALL: list[Variable] = [
             "",
         ),
     ),
+    # Throughput and load.
     _count("effective_bins", "effective bins", "Bins left after those that no request can fall into were removed."),
     _float(
         "throughput_requests_per_s",
@@ -335,6 +332,7 @@ _ALL: list[Variable] = [
         "1 - (sum of request lengths) / (sum of batch size x longest length of the batch).",
         bounds=_FRACTION,
     ),
+    # Limits.
     _float(
         "request_sla_violation_fraction",
         "1",
@@ -372,6 +370,7 @@ _ALL: list[Variable] = [
         bounds=_FRACTION,
         rests_on=_DECODING,
     ),
+    # Memory.
     _float(
         "memory_overflow_fraction",
         "1",
@@ -411,6 +410,7 @@ _ALL: list[Variable] = [
         "continuous).",
         bounds=_FRACTION,
     ),
+    # How far to trust all that.
     _float(
         "extrapolated_batch_fraction",
         "1",
@@ -446,6 +446,7 @@ _ALL: list[Variable] = [
         replicated=False,
         bounds=(0.0, 2.0 ** len(COSTS) - 1.0),
     ),
+    # Bins.
     _count("bin_requests", "requests of the bin", "Measured requests of the bin.", "bin"),
     _count(
         "bin_batches", "batches of the bin", "Batches of the bin all of whose requests are past the warm-up.", "bin"
@@ -492,6 +493,7 @@ _ALL: list[Variable] = [
         replicated=False,
         bounds=(-np.inf, np.inf),
     ),
+    # Classes.
     _count("class_requests", "requests of the class", "Measured requests of the class.", "class"),
     _count(
         "class_missed",
@@ -528,6 +530,7 @@ _ALL: list[Variable] = [
         "class",
         more_is_better=True,
     ),
+    # Windows.
     _float("window_width_s", "s", "window width", "Width of one time window.", replicated=False),
     _count("window_arrivals", "arrivals in the window", "Requests that arrived in the window.", "window"),
     _count("window_completions", "completions in the window", "Requests that completed in the window.", "window"),
@@ -600,6 +603,7 @@ _ALL: list[Variable] = [
         "Mean of the smoothed signal that the SLA controller compares with its target; NaN without a decision.",
         "window",
     ),
+    # Theory.
     _float(
         "theory_throughput_requests_per_s",
         "s-1",
@@ -623,6 +627,7 @@ _ALL: list[Variable] = [
         "Mean latency with infinitely many servers (arXiv 2412.04504, Lemma 5.1); NaN where no theory applies.",
         replicated=False,
     ),
+    # Searches for capacities.
     _float(
         "capacity_requests_per_s",
         "s-1",
@@ -675,6 +680,7 @@ _ALL: list[Variable] = [
         "criterion at capacity",
         "Value of the first criterion's statistic at capacity_held_requests_per_s, in the unit of its variable.",
     ),
+    # Plans.
     _float(
         "plan_largest_ratio",
         "1",
@@ -725,167 +731,8 @@ _ALL: list[Variable] = [
     ),
 ]
 REGISTRY: dict[str, Variable] = {variable.name: variable for variable in _ALL}
-_OF_INTERVALS = ("mean", "quantile", "difference", "ratio", "low", "high", "n", "narrowed")
-_OF_TABLES = ("variable", "units", "ci_low", "ci_high", "queue", "note")
-
-
-def reserved_names() -> frozenset[str]:
-    """Return the names that cubes, intervals and tables use themselves, so that no axis can have them."""
-    edges = (name for dim in BUCKETED for name in edge_names(dim))
-    return frozenset({REPLICATION, *EXTRA_DIMENSIONS, *REGISTRY, *edges, *_OF_INTERVALS, *_OF_TABLES})
-
-
-# What `show` prints unless told otherwise: (variable, quantile or None).
-_DEFAULTS: tuple[tuple[str, float | None], ...] = (
-    ("throughput_requests_per_s", None),
-    ("latency_mean_s", None),
-    ("latency_quantile_s", 0.95),
-    ("request_sla_violation_fraction", None),
-    ("token_sla_violation_fraction", None),
-    ("utilisation", None),
-    ("batch_size_mean", None),
-    ("capacity_requests_per_s", None),
-    ("capacity_statistic", None),
-    ("capacity_unbracketed", None),
-)
-# The same of mode continuous, whose cubes are told by their steps.
-_CONTINUOUS_DEFAULTS: tuple[tuple[str, float | None], ...] = (
-    ("throughput_requests_per_s", None),
-    ("ttft_mean_s", None),
-    ("tpot_mean_s", None),
-    ("latency_mean_s", None),
-    ("throughput_tokens_per_s", None),
-    ("tbt_quantile_s", 0.5),
-    ("tbt_quantile_s", 0.99),
-    (GOODPUT, None),
-    ("request_sla_violation_fraction", None),
-    ("token_sla_violation_fraction", None),
-    ("utilisation", None),
-    ("batch_size_mean", None),
-    ("preemptions", None),
-)
-
-
-def usual(*, stepwise: bool) -> tuple[tuple[str, float | None], ...]:
-    """Return the variables, and quantiles of them, that `show` prints where a cube has them."""
-    return _CONTINUOUS_DEFAULTS if stepwise else _DEFAULTS
 
 
 def is_time(name: str) -> bool:
     """Say whether a variable is a statistic of a time of requests, of all of them or of those of a bin or class."""
     return name.removeprefix("bin_").removeprefix("class_").startswith(tuple(f"{time}_" for time in _REQUEST_TIMES))
-
-
-_OF_A_QUANTILE = re.compile(r"_p\d+(\.\d+)?(_s|_ms)?$")
-
-
-def lookup(name: str) -> Variable:
-    """Return the registered variable of this name; InputError with the nearest names when there is none."""
-    if name in REGISTRY:
-        return REGISTRY[name]
-    # Limits and figures name a single quantile.
-    quantiles = _OF_A_QUANTILE.sub("_quantile_s", name)
-    meant = quantiles if quantiles in REGISTRY else name
-    hint = did_you_mean(meant, [meant] if meant in REGISTRY else REGISTRY) or "`batchcube variables` lists all of them"
-    raise InputError(f"no such variable; {hint}", path=name)
-
-
-class Statistic(NamedTuple):
-    """A variable, or one of the quantiles that it has, in the unit in which somebody named it."""
-
-    variable: str
-    quantile: float | None = None
-    """None for all of the variable."""
-    scale: float = 1.0
-    """How many of that unit make one of the variable's: 1000 of ms."""
-
-    @property
-    def name(self) -> str:
-        """Its name, which `statistic_of` reads."""
-        name = self.variable
-        if self.quantile is not None:
-            name = name.replace("quantile", f"p{100 * self.quantile:.10g}")
-        return name if self.scale == 1.0 else f"{name.removesuffix('_s')}_ms"
-
-
-_STATISTIC = re.compile(r"(\w+?)_(mean|min|max|p\d+(?:\.\d+)?)_(s|ms)")
-_QUANTILE = re.compile(r"(\w+?) ?\[(0?\.\d+)\]")
-
-
-def statistic_of(name: str) -> Statistic:
-    """Return what `latency_p99_s`, `tbt_mean_ms`, `latency_quantile_s[0.99]` or the name of a variable means.
-
-    Raises InputError, as `lookup` does, for anything else, and for a quantile of what has none.
-    """
-    if (spelled := _STATISTIC.fullmatch(name)) is not None:
-        time, statistic, unit = spelled.groups()
-        scale = 1000.0 if unit == "ms" else 1.0
-        quantile = float(f"{statistic[1:]}e-2") if statistic[0] == "p" else None
-        variable = f"{time}_{statistic if quantile is None else 'quantile'}_s"
-        if variable in REGISTRY and (quantile is None or 0.0 < quantile < 1.0):
-            return Statistic(variable, quantile, scale)
-    elif (spelled := _QUANTILE.fullmatch(name)) is not None:
-        if "quantile" not in lookup(spelled[1]).extra:
-            raise InputError("this variable has no quantiles", path=name)
-        return Statistic(spelled[1], float(spelled[2]))
-    return Statistic(lookup(name).name)
-
-
-def check_arrays(
-    arrays: Mapping[str, NDArray[np.generic] | xr.Variable], axes: Mapping[str, int], sizes: Mapping[str, int]
-) -> dict[str, NDArray[np.generic] | xr.Variable]:
-    """Return the arrays in their registered dtypes after checking names, shapes, dtypes and bounds.
-
-    Of those that are read later, given as variables of xarray, the values are not looked at.
-
-    `axes` are the sizes of the axes in order, `sizes` those of `replication` and the extra dimensions. Raises
-    InputError naming the variable: unknown, of another shape, of a lossy dtype, or outside its bounds.
-    """
-    checked: dict[str, NDArray[np.generic] | xr.Variable] = {}
-    for name, given in arrays.items():
-        variable = lookup(name)
-        later = hasattr(given, "dims")
-        array: Any = given if later else np.asarray(given)
-        dims = variable.dims(axes)
-        known = {**axes, **sizes}
-        absent = [dim for dim in dims if dim not in known]
-        if absent:
-            raise InputError(f"needs the dimension {absent[0]}, whose coordinate was not given", path=name)
-        shape = tuple(known[dim] for dim in dims)
-        if array.shape != shape:
-            expected = ", ".join(f"{dim}: {size}" for dim, size in zip(dims, shape, strict=True))
-            raise InputError(f"has shape {array.shape}, must be {shape} ({expected})", path=name)
-        if not np.can_cast(array.dtype, variable.dtype, "safe"):
-            raise InputError(f"has dtype {array.dtype}, must be {variable.dtype}", path=name)
-        if later:
-            checked[name] = array
-            continue
-        check_values(variable, array)
-        checked[name] = array.astype(variable.dtype, copy=False)
-    return checked
-
-
-def check_values(variable: Variable, array: NDArray[Any]) -> None:
-    """Raise InputError naming the variable where an array holds values that it cannot have; NaN stands for nothing."""
-    low, high = variable.bounds
-    # Rounding may leave a fraction a few ulps outside [0, 1]: 1e-9 lets that pass and nothing else.
-    slack = 1e-9
-    with np.errstate(invalid="ignore"):
-        outside = array.dtype.kind != "b" and bool(np.any((array < low - slack) | (array > high + slack)))
-    if outside:
-        raise InputError(f"holds values outside [{low:g}, {high:g}]", path=variable.name)
-
-
-def variables_table(names: Iterable[str] | None = None) -> Table:
-    """Return a printable table of the registered variables, or of those named; InputError for an unknown name."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="Variables of a cube; dimensions come after the axes of the sweep", show_lines=True)
-    table.add_column("variable", no_wrap=True)
-    table.add_column("meaning", overflow="fold")
-    for variable in REGISTRY.values() if names is None else [lookup(name) for name in names]:
-        dims = ", ".join(variable.dims(())) or "none"
-        kind = f"unit: {variable.units}; dimensions: {dims}; {variable.dtype}"
-        table.add_row(variable.name, Text(f"{variable.definition}\n").append(kind, style="dim"))
-    return table

@@ -104,7 +104,7 @@ def variables(
     """List the variables of a cube and what they mean."""
     from rich.console import Console
 
-    from batchcube.results.variables import variables_table
+    from batchcube.results.names import variables_table
 
     Console().print(variables_table(names or None))
 

@@ -12,8 +12,9 @@ from batchcube.calibration.units import limit_in_other_unit
 from batchcube.engine.statistics import BATCHES, CONTINUOUS, QUANTILES
 from batchcube.errors import InputError, did_you_mean, one_of
 from batchcube.results.costs import NOT_MEASURED
+from batchcube.results.names import Statistic, statistic_of
 from batchcube.results.text import all_of
-from batchcube.results.variables import GOODPUT, MANY_REFUSED, REGISTRY, Statistic, statistic_of
+from batchcube.results.variables import GOODPUT, MANY_REFUSED, REGISTRY
 
 from ..spec.settings import REQUEST_LIMITS, CoefficientsLaw, Point
 from ..workloads.settings import FloatArray

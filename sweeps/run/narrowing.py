@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
+from batchcube.results.names import usual
 from batchcube.results.precision import FEWEST, Precision, Wanted, level, looked_at, parse, schedule
 from batchcube.results.statistics import mean_interval
 from batchcube.results.text import in_percent
-from batchcube.results.variables import FIRST_LOOK, REGISTRY, usual
+from batchcube.results.variables import FIRST_LOOK, REGISTRY
 
 from ..progress import Progress
 from ..spec.document import Sweep

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchcube.engine import jobs_at_once
+from batchcube.results.names import usual
 from batchcube.results.text import counted
-from batchcube.results.variables import REGISTRY, usual
+from batchcube.results.variables import REGISTRY
 
 from ..progress import Progress, Silent
 from .draws import Draws

@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError
 
 from batchcube.documents import DEEPEST, is_deep, read_file, value_of
 from batchcube.errors import InputError, did_you_mean, found_in, printable, quoted
+from batchcube.results.names import reserved_names
 from batchcube.results.text import counted
-from batchcube.results.variables import reserved_names
 
 from ..workloads.arrivals import AtOnce, Closed, Deterministic
 from ..workloads.lengths import Constant

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from batchcube.engine.policies.registry import Policy, registered
 from batchcube.errors import near, one_of
-from batchcube.results.variables import reserved_names
+from batchcube.results.names import reserved_names
 
 from ..workloads.settings import Settings
 from . import vllm

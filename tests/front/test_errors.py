@@ -112,9 +112,9 @@ def test_the_command_line_tells_a_mistake_and_shows_a_fault(
 
 def test_a_fault_ends_with_a_traceback_where_to_report_it_and_status_1() -> None:
     program = (
-        "from batchcube.results import variables\n"
+        "from batchcube.results import names\n"
         "from batchcube.sweeps.cli.main import main\n"
-        "variables.variables_table = lambda names: [][0]\n"
+        "names.variables_table = lambda names: [][0]\n"
         "main(['variables'])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

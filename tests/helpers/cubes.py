@@ -8,10 +8,10 @@ from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import found_in
 from batchcube.results.build import Buckets, Coordinate, build_cube
 from batchcube.results.costs import flags_of
-from batchcube.results.form import check_form
+from batchcube.results.form import check_form, check_values
 from batchcube.results.pieces import values_of
 from batchcube.results.provenance import MadeBy, provenance
-from batchcube.results.variables import REGISTRY, check_values
+from batchcube.results.variables import REGISTRY
 
 MODES = ("fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic")
 AXES = {

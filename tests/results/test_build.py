@@ -4,7 +4,7 @@ import pytest
 import xarray as xr
 
 from batchcube.results.axes import axis_names, axis_of
-from batchcube.results.build import Buckets, Coordinate, build_cube
+from batchcube.results.build import Buckets, Coordinate, build_cube, check_arrays
 from batchcube.results.cube import read_cube, write_cube
 from batchcube.results.joining import extend_cube
 from batchcube.results.variables import REGISTRY
@@ -147,3 +147,40 @@ def test_gaps_are_written_and_extended_as_whole_numbers_beyond_32_bits(tmp_path)
     assert joined["tbt_bucket_lower_s"].values.tolist() == [-0.5, 3.5, 4.5, 6.5, 7.5]
     assert joined["tbt_histogram"].dtype == np.uint64
     assert joined["tbt_histogram"].values.tolist() == [[0, 2**33, 2**33, 0, 0], [0, 0, 0, 2**33 + 1, 2**33 + 1]]
+
+
+AXES, SIZES = {"bins": 2}, {"replication": 3, "bin": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("latencies", np.zeros((2, 3)), "latencies: no such variable"),
+        (
+            "utilisation",
+            np.zeros((3, 2)),
+            r"has shape \(3, 2\), must be \(2, 3\) \(bins: 2, replication: 3\)",
+        ),
+        ("utilisation", np.full((2, 3), 1.5), r"utilisation: holds values outside \[0, 1\]"),
+        ("requests", np.zeros((2, 3)), "requests: has dtype float64, must be int64"),
+        ("requests", np.full((2, 3), -1), "requests: holds values outside"),
+        ("latency_histogram", np.zeros((2, 3, 5), np.uint32), "latency_histogram: needs the dimension latency_bucket"),
+        ("bin_lower_edge", np.zeros((2, 3, 4)), r"bin_lower_edge: has shape \(2, 3, 4\), must be \(2, 4\)"),
+    ],
+)
+def test_wrong_arrays_are_refused_by_name(name, array, message):
+    with pytest.raises(ValueError, match=message):
+        check_arrays({name: array}, AXES, SIZES)
+
+
+def test_right_arrays_get_their_dtype():
+    checked = check_arrays({"requests": np.ones((2, 3), np.int32), "utilisation": np.full((2, 3), np.nan)}, AXES, SIZES)
+    assert checked["requests"].dtype == np.int64
+    assert np.isnan(checked["utilisation"]).all()
+
+
+def test_capacities_outside_the_search_are_flagged():
+    arrays = {"capacity_requests_per_s": np.array([4.0, np.nan]), "capacity_unbracketed": np.array([0, -1])}
+    assert check_arrays(arrays, {}, {"replication": 2}).keys() == arrays.keys()
+    with pytest.raises(ValueError, match=r"capacity_unbracketed: holds values outside \[-1, 2\]"):
+        check_arrays({"capacity_unbracketed": np.array([0, 3])}, {}, {"replication": 2})

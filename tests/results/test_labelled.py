@@ -3,8 +3,8 @@ import pytest
 import xarray as xr
 
 from batchcube.results import labelled, statistics
+from batchcube.results.names import reserved_names
 from batchcube.results.summary import summary_table
-from batchcube.results.variables import reserved_names
 
 
 def test_mean_is_that_of_the_plain_array_wherever_the_dimension_is(example_cube):
