@@ -320,11 +320,17 @@ def _cause(error: Exception) -> str:
     return said if len(said) <= _LONGEST_CAUSE else said[:_LONGEST_CAUSE].rpartition(" ")[0] + " ..."
 
 
-def _model(name: str) -> str:
-    """Return the package's name of a model, or the folder of a configuration."""
+def folder_of(name: str) -> Path | None:
+    """Return the folder of a configuration, which may be named itself; None where there is none."""
     path = Path(os.path.expanduser(name))
     folder = path.parent if path.name == "config.json" else path
-    if (folder / "config.json").is_file():
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _model(name: str) -> str:
+    """Return the package's name of a model, or the folder of a configuration."""
+    folder = folder_of(name)
+    if folder is not None:
         return str(folder)
     known = models()
     short: dict[str, list[str]] = {}

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from batchcube.calibration.coefficients import Coefficients, is_of_gpus, shipped_names
-from batchcube.calibration.hardware import Deployment, gpus, is_installed, short_name
+from batchcube.calibration.coefficients import Coefficients, is_of_gpus, sha256_of, shipped_names
+from batchcube.calibration.hardware import Deployment, folder_of, gpus, is_installed, short_name
 from batchcube.engine.cache import cache_directory
 from batchcube.engine.simulation import JOBS_AT_ONCE
 from batchcube.errors import InputError, did_you_mean, found_in
@@ -169,11 +169,13 @@ def _served_by(
 def coefficients_of(model: str, gpu: str, tensor_parallel: int) -> str:
     """Return the name of the coefficients of a model on GPUs, shipped, or the file where derived ones are kept.
 
+    A folder with a config.json is what that says, whatever it is called.
     Raises InputError for a pair that nothing is known of.
     """
     shipped = {name: load(name) for name in shipped_names()}
+    folder = folder_of(model)
     for name, known in shipped.items():
-        if known.label == "tables" and _is_of(known, model, gpu, tensor_parallel):
+        if folder is None and known.label == "tables" and _is_of(known, model, gpu, tensor_parallel):
             return name
     if not is_installed():
         of = [known.provenance for known in shipped.values() if known.label == "tables"]
@@ -190,15 +192,17 @@ def coefficients_of(model: str, gpu: str, tensor_parallel: int) -> str:
             path=f"`model` {model} `gpu` {gpu}",
         )
     called = f"{short_name(model)}-{tensor_parallel}x{gpu}"
+    if folder is not None:
+        called = f"{short_name(folder.name)}-{sha256_of(folder / 'config.json')[:8]}-{tensor_parallel}x{gpu}"
     measured = gpu if gpu in gpus() or f"{gpu}_sxm" not in gpus() else f"{gpu}_sxm"
     known = derive(Deployment(model, measured, tensor_parallel=tensor_parallel), called)
-    folder = cache_directory()
-    if folder is None:
+    cache = cache_directory()
+    if cache is None:
         raise InputError(
             "nothing can be kept here; derive them with `batchcube calibrate hardware`, and name them in a `spec`",
             path=f"`model` {model} `gpu` {gpu}",
         )
-    file = folder.parent / "tables" / f"{called}.json"
+    file = cache.parent / "tables" / f"{called}.json"
     if not file.exists() or file.read_text(encoding="utf-8") != known.text():
         write_text(file, known.text())
     return str(file)

@@ -121,9 +121,11 @@ class Derived:
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.names: list[str] = []
 
     def __call__(self, deployment: Any, name: str) -> Any:
         self.asked.append(deployment)
+        self.names.append(name)
         raise InputError("no tables here")
 
 
@@ -137,6 +139,20 @@ def test_gpus_are_known_in_capitals_and_by_their_short_names(monkeypatch: pytest
         with pytest.raises(InputError, match="no tables here"):
             ask(slo=SLO, **asked)
     assert [(one.gpu, one.tensor_parallel) for one in derived.asked] == [("h100_sxm", 2), ("h100_sxm", 2), ("l40s", 1)]
+
+
+def test_a_folder_is_the_model_in_it_whatever_it_is_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(unspecified, "is_installed", lambda: True)
+    monkeypatch.setattr(unspecified, "gpus", lambda: {"h100_sxm": {}})
+    monkeypatch.setattr(unspecified, "derive", derived := Derived())
+    for within in ("a", "b"):
+        folder = tmp_path / within / "qwen3-8b"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(within)
+        with pytest.raises(InputError, match="no tables here"):
+            unspecified.coefficients_of(str(folder), "h100", 1)
+    assert [one.model for one in derived.asked] == [str(tmp_path / within / "qwen3-8b") for within in ("a", "b")]
+    assert len(set(derived.names)) == 2
 
 
 @pytest.mark.parametrize(
