@@ -223,6 +223,19 @@ def test_limits_that_the_log_contradicts_are_refused(tmp_path: Path, log_file: P
     assert list(contradictions(read_log(path), server_settings(None, {"most_running": 1}), path)) == []
 
 
+def test_tokens_that_come_late_to_a_client_contradict_no_limit(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    sent = {"prompt_tokens": 5, "output_tokens": 2}
+    # One at a time: the last token of the first takes 30 ms on its way, the first of the second 10 ms.
+    rows = [{"arrival_s": 0.0, "ttft_s": 0.51, "e2e_s": 1.03}, {"arrival_s": 0.2, "ttft_s": 0.815, "e2e_s": 1.3}]
+    path.write_text("".join(f"{json.dumps(sent | row)}\n" for row in rows))
+    one = server_settings(None, {"most_running": 1})
+    assert list(contradictions(read_log(path), one, path)) == [
+        "2 requests ran at once, 1.015 s after the first came: more than max_num_seqs = 1, unless their last tokens "
+        "came late to the client"
+    ]
+
+
 def test_users_wait_from_their_arrival_on_not_from_the_queue(tmp_path: Path) -> None:
     # A server that schedules ahead takes requests in between steps, and stamps them then; arrivals have another clock.
     path = write_log(tmp_path / "server.jsonl", LIMITS | {"async_scheduling": True})
