@@ -19,8 +19,8 @@ from batchcube.results import frontier, long_run, statistics
 from batchcube.results.precision import level, schedule
 from batchcube.results.selection import CANNOT_TELL, FAILS, HOLDS, looks, select
 from batchcube.sweeps.planning.defaults import INDIFFERENCE
-from batchcube.sweeps.workloads.resampling import Resampling, resample
-from batchcube.sweeps.workloads.traces import RecordedTrace
+from batchcube.sweeps.workloads.resampling import resample
+from batchcube.sweeps.workloads.traces import RecordedTrace, Resampling
 
 Floats = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, int, int], Floats]
