@@ -54,7 +54,7 @@ def sums_of(
     """Return all counts and facts by their names: what the numbers of a catalogue are made of."""
     totals = named(catalogue, TOTALS, tally.totals)
     ticks_per_s = catalogue.clock.ticks_per_s
-    span = (totals["last_completion"] - totals["first_arrival"]) / ticks_per_s
+    span = np.maximum(totals["ended"] - totals["first_arrival"], 0) / ticks_per_s
     names = [time.name for time in catalogue.times]
     return SimpleNamespace(
         **totals,

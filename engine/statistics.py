@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .dialect import maximum, policy, where, whole
+from .dialect import maximum, minimum, policy, where, whole
 from .policies.estimates import UNIT, read
 from .policies.service import tokens_after
 from .ratios import column, divide, only_if, share_missed
+from .ticks import NEVER
 
 # What is seen ---------------------------------------------------------------------------------------------------------
 
@@ -36,6 +37,9 @@ class Limits(NamedTuple):
     """Number of the first request that is measured."""
     since: Integer
     """When the makespan begins: the arrival of the first measured request."""
+    until: Integer
+    """When it ends, of a closed loop: the last request has a user then, and soon there are fewer; NEVER: when all is
+    done."""
     half: Integer
     """Number of the request with which half of them have arrived, of those whose arrival waits for no answer."""
     half_arrived: Integer
@@ -148,7 +152,7 @@ class Decision(NamedTuple):
 class Steps(NamedTuple):
     """Steps of continuous batching that are alike, and the only one where a statistic must see each by itself.
 
-    Those that begin before `Limits.since` end before it too, but for the last of them.
+    Those that begin before `Limits.since`, or before `Limits.until`, end before it too, but for the last of them.
     """
 
     steps: Integer
@@ -312,12 +316,12 @@ _REQUESTS = (
     _count("completed", SERVED, lambda r, k: 1, together=lambda g, k: g.requests),
     # Past the warm-up: what the request statistics are over.
     _count("measured", MEASURED, lambda r, k: 1, together=lambda g, k: g.requests),
-    # Whoever they are, from the first measured arrival on.
+    # Whoever they are, within the makespan.
     _count(
         "served",
         SERVED,
-        lambda r, k: r.completion > k.since,
-        together=lambda g, k: where(g.completion > k.since, g.requests, 0),
+        lambda r, k: (r.completion > k.since) & (r.completion <= k.until),
+        together=lambda g, k: where((g.completion > k.since) & (g.completion <= k.until), g.requests, 0),
     ),
     _count("late_requests", MEASURED, lambda r, k: latency(r) > k.request_sla, together=lambda g, k: g.late),
     _count("missed", LOST, lambda r, k: r.number >= k.warmup),
@@ -373,7 +377,7 @@ _BATCHES = (
         lambda w, k: tokens_after(k.since, w.start, w.ticks, w.outputs),
         together=lambda w, k: w.outputs,
     ),
-    _count("last_completion", BATCH, lambda b, k: b.completion, reducer=LARGEST),
+    _count("ended", BATCH, lambda b, k: b.completion, reducer=LARGEST),
     _count("occupied", BATCH, lambda b, k: maximum(b.completion - maximum(b.start, k.since), 0)),
     _count("done_half", BATCH, lambda b, k: where(b.completion <= k.half_arrived, b.size, 0)),
     _count("done_all", BATCH, lambda b, k: where(b.completion <= k.all_arrived, b.size, 0)),
@@ -394,7 +398,7 @@ _BATCHES = (
 )
 _CONTINUOUS = (
     _count("prompts", SERVED, lambda r, k: r.prompt),
-    _count("last_completion", SERVED, lambda r, k: r.completion, reducer=LARGEST),
+    _count("ended", SERVED, lambda r, k: where(k.until < NEVER, k.until, r.completion), reducer=LARGEST),
     # Who waits for an answer may come after those with higher numbers.
     _count(
         "backlog_half",
@@ -418,11 +422,15 @@ _CONTINUOUS = (
     _steps("prefills", lambda s, k: s.steps * s.prefills),
     _steps("busy", lambda s, k: s.duration),
     _steps("peak_blocks", lambda s, k: s.blocks, reducer=LARGEST),
-    _steps("occupied", lambda s, k: maximum(s.start + s.duration - maximum(s.start, k.since), 0)),
+    _steps("occupied", lambda s, k: maximum(minimum(s.start + s.duration, k.until) - maximum(s.start, k.since), 0)),
     _steps(
         "served_tokens",
         lambda s, k: (
-            where(s.start >= k.since, s.steps, 1 * (s.start + s.duration > k.since)) * (s.decoding + s.prefills)
+            (
+                where(s.start >= k.since, s.steps, 1 * (s.start + s.duration > k.since))
+                - 1 * (s.start + s.duration > k.until)
+            )
+            * where(s.start < k.until, s.decoding + s.prefills, 0)
         ),
     ),
     _steps("measured_steps", lambda s, k: s.steps, over=MEASURED_STEP),
@@ -459,7 +467,6 @@ _NUMBERS: dict[str, Number] = {
         s.has_request_sla, share_missed(s.late_requests, s.measured, s.missed)
     ),
     "goodput_fraction": lambda s: only_if(s.is_promised, divide(s.measured - s.broken, s.measured + s.missed)),
-    "goodput_requests_per_s": lambda s: only_if(s.is_promised, divide(s.measured - s.broken, s.makespan_s)),
     "bin_requests": lambda s: s.bins.requests,
     "bin_wait_mean_s": lambda s: divide(s.bins.wait, s.bins.requests) / s.units_per_s,
     "bin_latency_mean_s": lambda s: divide(s.bins.latency, s.bins.requests) / s.units_per_s,
@@ -480,6 +487,7 @@ _BATCH_NUMBERS: dict[str, Number] = {
     "batches": lambda s: s.batches,
     "busy_throughput_requests_per_s": lambda s: s.servers * divide(s.members, s.busy / s.ticks_per_s),
     "batch_size_mean": lambda s: divide(s.members, s.batches),
+    "goodput_requests_per_s": lambda s: only_if(s.is_promised, divide(s.measured - s.broken, s.makespan_s)),
     "padding_waste": lambda s: 1.0 - divide(s.lengths, s.padded),
     "token_sla_violation_fraction": lambda s: only_if(
         s.has_token_sla & s.has_tokens, share_missed(s.late_tokens, s.output_tokens, s.missed_tokens)
@@ -500,6 +508,7 @@ _STEP_NUMBERS: dict[str, Number] = {
     "steps": lambda s: s.steps,
     "preemptions": lambda s: s.preemptions,
     "batch_size_mean": lambda s: divide(s.running, s.measured_steps),
+    "goodput_requests_per_s": lambda s: only_if(s.is_promised, divide(s.kept_promises, s.makespan_s)),
     "step_tokens_mean": lambda s: divide(s.decode_tokens + s.prefill_tokens, s.steps),
     "token_sla_violation_fraction": lambda s: only_if(
         s.has_token_sla, share_missed(s.late_tokens, s.counted["tbt"], s.missed_gaps)
@@ -648,7 +657,7 @@ BATCHES = Catalogue(
 """Whole batches; a tick is a microsecond."""
 CONTINUOUS = Catalogue(
     Clock(10**12, 1000),
-    ("first_arrival", "overrun", "kept", "truncated", "broken"),
+    ("first_arrival", "overrun", "kept", "truncated", "broken", "kept_promises"),
     (*_REQUESTS, *_CONTINUOUS, *_DECISIONS),
     (
         *_TIMES,
@@ -660,7 +669,7 @@ CONTINUOUS = Catalogue(
     {**_NUMBERS, **_STEP_NUMBERS},
     {**_AGREE, **_STEPS_AGREE},
     (
-        *("requests", "missed", "late", "gaps"),
+        *("requests", "missed", "late", "kept_promises", "gaps"),
         *(f"{name}_{part}" for name in ("wait", "latency", "ttft", "decoding") for part in ("low", "high")),
         *(f"{name}_{quantile}" for name in ("latency", "ttft", "tpot") for quantile in QUANTILES),
     ),

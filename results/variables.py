@@ -295,7 +295,7 @@ _ALL: list[Variable] = [
         "s",
         "makespan",
         "Time from the arrival of the first request past the warm-up (mode continuous: of the first that is served) "
-        "to the last completion.",
+        "to the last completion; in a closed loop while all users are there: until the last request is taken up.",
     ),
     _float(
         "utilisation",

@@ -23,6 +23,7 @@ from ..statistics import (
 )
 from ..statistics import Batch as SeenBatch
 from ..tally import Counter, Tally
+from ..ticks import NEVER
 from .model import Bins, Records, Setup, Trace
 from .reference import Batch
 
@@ -33,6 +34,7 @@ def limits_of(trace: Trace, setup: Setup) -> Limits:
     return Limits(
         warmup=reporting.warmup,
         since=arrival[min(reporting.warmup, requests - 1)],
+        until=NEVER,
         half=requests // 2,
         half_arrived=arrival[requests // 2],
         all_arrived=arrival[-1],

@@ -25,10 +25,10 @@ from ..statistics import (
     decision_of,
 )
 from ..tally import Counter, Tally
-from .following import judged_by
+from .following import begun, followers, judged_by
 from .model import SERVED as STATUS_SERVED
 from .model import Job, Records
-from .ticks import TICKS_PER_NANOSECOND
+from .ticks import NEVER, TICKS_PER_NANOSECOND
 
 if TYPE_CHECKING:
     from .reference import History, Step
@@ -36,12 +36,15 @@ if TYPE_CHECKING:
 
 def limits_of(job: Job, records: Records) -> Limits:
     """Return what holds for a whole replication."""
-    reporting, arrival = job.setup.reporting, job.requests.arrival.tolist()
+    requests, reporting, arrival = job.requests, job.setup.reporting, job.requests.arrival.tolist()
     measured = [i for i in range(reporting.warmup, len(arrival)) if records.status[i] == STATUS_SERVED]
-    judged = judged_by(job.requests)
+    judged, anybody = judged_by(requests), followers(requests).anybody
+    closed = len(anybody) > 0
+    until = arrival[anybody[-1]] - int(requests.delay[anybody[-1]]) if closed else NEVER
     return Limits(
         warmup=reporting.warmup,
-        since=min(arrival[i] for i in measured) if measured else arrival[-1],
+        since=min(min(begun(i, requests, closed) for i in measured) if measured else arrival[-1], until),
+        until=until,
         half=judged.half,
         half_arrived=arrival[judged.half],
         all_arrived=arrival[judged.last],
@@ -112,7 +115,7 @@ def _count_step(job: Job, step: "Step", counter: Counter) -> None:
         stored=(step.blocks + step.kept) * job.setup.replica.enable_prefix_caching,
     )
     counter.add(STEP, seen, instant=step.start)
-    if step.start >= counter.limits.since:
+    if counter.limits.since <= step.start < counter.limits.until:
         counter.add(MEASURED_STEP, seen, instant=step.start)
         counter.tally.sizes[step.running] += 1
     decision = decision_of(1, step.target, job.setup.replica.control.smoothing)

@@ -5,11 +5,12 @@ does after an end that none names, the first of them after the first such end, a
 last token, or of the arrival of a request that is turned away.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dialect import policy
 from .model import ANYBODY, NOBODY, Requests
 
 ENDS, ARRIVES = range(2)
@@ -41,6 +42,17 @@ def followers(requests: Requests) -> Followers:
     return Followers(order, begin, np.flatnonzero(follows == ANYBODY))
 
 
+@policy
+def begun(i: Any, requests: Any, closed: Any) -> Any:
+    """Return when the makespan begins if request i is the first measured: as it arrives.
+
+    In a closed loop it does as a user turns to it, whose think time it is before it is sent; users are there from 0 on.
+    """
+    if not closed:
+        return requests.arrival[i]
+    return 0 if requests.follows[i] == NOBODY else requests.arrival[i] - requests.delay[i]
+
+
 class Judged(NamedTuple):
     """The arrivals over which growth is judged: of the requests that follow nobody."""
 
@@ -54,15 +66,15 @@ class Judged(NamedTuple):
 def judged_by(requests: Requests) -> Judged:
     """Return the arrivals over which growth is judged.
 
-    In a closed loop, where requests follow anybody, nothing grows: the last has the place of the half, and what did not
-    grow is a share of all.
+    In a closed loop, where requests follow anybody, nothing grows: the last of these has the place of the half, and
+    what did not grow is a share of all.
     """
     count = len(requests.arrival)
     if not len(requests.follows):
         return Judged(count // 2, count - 1, count - (count // 2 + 1))
-    opening = np.flatnonzero(requests.follows == NOBODY)
-    last = int(opening[-1])
-    if (requests.follows == ANYBODY).any():
+    anybody, opening = (np.flatnonzero(requests.follows == whom) for whom in (ANYBODY, NOBODY))
+    if len(anybody):
+        last = int(anybody[-1])
         return Judged(last, last, count)
     half = len(opening) // 2
-    return Judged(int(opening[half]), last, len(opening) - (half + 1))
+    return Judged(int(opening[half]), int(opening[-1]), len(opening) - (half + 1))

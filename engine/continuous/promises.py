@@ -28,9 +28,12 @@ def count_promises(job: Job, records: Records, cut: NDArray[np.int64], tally: Ta
     if job.classes is not None or is_promised(job.setup.reporting):
         broken = _broken(job, records, cut)
         measured = np.arange(len(cut)) >= job.setup.reporting.warmup
-        tally.totals[CONTINUOUS.at("broken")] = np.count_nonzero(broken & measured & (records.status == SERVED))
+        served = measured & (records.status == SERVED)
+        kept = served & ~broken & (records.last_token <= tally.totals[CONTINUOUS.at("ended")])
+        tally.totals[CONTINUOUS.at("broken")] = np.count_nonzero(broken & served)
+        tally.totals[CONTINUOUS.at("kept_promises")] = np.count_nonzero(kept)
         if job.classes is not None:
-            _count_classes(job, job.classes, records, broken, tally.classes)
+            _count_classes(job, job.classes, records, broken, kept, tally.classes)
 
 
 def is_promised(limits: Reporting | Classes) -> NDArray[np.bool_]:
@@ -66,9 +69,17 @@ def _count_cut(job: Job, records: Records, cut: NDArray[np.int64], tally: Tally)
 
 
 def _count_classes(
-    job: Job, classes: Classes, records: Records, broken: NDArray[np.bool_], rows: NDArray[np.int64]
+    job: Job,
+    classes: Classes,
+    records: Records,
+    broken: NDArray[np.bool_],
+    kept: NDArray[np.bool_],
+    rows: NDArray[np.int64],
 ) -> None:
-    """Fill the empty rows (class, COLUMNS) of a tally with what became of the measured requests of each class."""
+    """Fill the empty rows (class, COLUMNS) of a tally with what became of the measured requests of each class.
+
+    `broken` are those that exceed a limit, `kept` the served ones that exceed none and are done within the makespan.
+    """
     requests = job.requests
     measured = np.arange(len(requests.arrival)) >= job.setup.reporting.warmup
     served = records.status == SERVED
@@ -83,6 +94,7 @@ def _count_classes(
             "requests": mine.sum(),
             "missed": (here & ~served).sum(),
             "late": (mine & broken).sum(),
+            "kept_promises": (mine & kept).sum(),
             "gaps": gaps[mine].sum(),
         }
         for name, ticks in sums.items():
@@ -123,7 +135,7 @@ def summarise_classes(
         **{f"class_{name}_mean_s": divide(sums[name], s["requests"]) for name in ("latency", "wait", "ttft")},
         "class_tbt_mean_s": divide(sums["decoding"], s["gaps"]),
         "class_sla_violation_fraction": only_if(promised, share_missed(s["late"], s["requests"], s["missed"])),
-        "class_goodput_requests_per_s": divide(s["requests"] - s["late"], column(makespan_s)),
+        "class_goodput_requests_per_s": divide(s["kept_promises"], column(makespan_s)),
     }
     for name in ("latency", "ttft", "tpot"):
         ranked = np.stack([s[f"{name}_{quantile}"] for quantile in QUANTILES], axis=-1)

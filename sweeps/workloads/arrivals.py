@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from batchcube.errors import InputError
 
 from .rows import read_columns, remembered
-from .sessions import ThinkTime
+from .sessions import ThinkTime, think_s
 from .settings import FloatArray, Rate, Settings
 from .traces import LATEST_S
 
@@ -309,17 +309,22 @@ class AtOnce(Settings):
 
 
 class Closed(Settings):
-    """A closed loop: as many users, each of whom sends a request when the last answer has ended."""
+    """A closed loop: as many users, who think, send a request each, and think again when it is answered."""
 
     process: Literal["closed"]
-    users: int = Field(ge=1, le=10**6, description="users, all of whom begin at time 0; max_concurrency of benchmarks")
+    users: int = Field(
+        ge=1, le=10**6, description="users, all of whom begin to think at time 0; max_concurrency of benchmarks"
+    )
     think_s: ThinkTime | None = Field(
-        default=None, description="seconds from an answer to the user's next request, a distribution; none if left out"
+        default=None,
+        description="seconds from an answer to the user's next request, and before the first, a distribution; none if "
+        "left out",
     )
 
     def draw(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Return zeros (count,), the arrivals of the first request of every user; draws nothing."""
-        return np.zeros(count)
+        """Draw when the first request of every user arrives, in order; (count,), where all later ones do not count."""
+        first = np.sort(think_s(self.think_s, min(self.users, count), rng, "workload.arrivals.think_s"))
+        return np.concatenate((first, np.full(count - len(first), first[-1])))
 
     def nominal_span_s(self, count: int) -> float:
         """Return 0: it takes as long as the service does."""

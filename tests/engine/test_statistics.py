@@ -47,6 +47,7 @@ FROM_THE_SPECIFICATION = {"effective_bins", "unmeasured_costs", "bin_lower_edge"
 LIMITS = Limits(
     warmup=3,
     since=40,
+    until=10_000,
     half=5,
     half_arrived=60,
     all_arrived=100,
@@ -109,11 +110,16 @@ def test_closed_forms_over_requests_are_sums_over_them(asked, later, service) ->
         assert count.together(together, LIMITS) == sum(count.of(request, LIMITS) for request in requests), count.name
 
 
-@given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 5), st.integers(0, 6), st.booleans())
-def test_closed_forms_over_steps_are_sums_over_them(steps, first, growing, decoding, late) -> None:
+@given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 5), st.integers(0, 6), st.integers(0, 3))
+def test_closed_forms_over_steps_are_sums_over_them(steps, first, growing, decoding, where) -> None:
     lasts = [first + growing * k for k in range(steps)]
-    # All begin within the makespan, or the last alone ends in it.
-    begin = LIMITS.since + 3 if late else LIMITS.since + 1 - sum(lasts)
+    # The last alone ends within the makespan, all do, the last alone goes on, or all begin after it.
+    begin = (
+        LIMITS.since + 1 - sum(lasts),
+        LIMITS.since + 3,
+        LIMITS.until - 1 - sum(lasts[:-1]),
+        LIMITS.until + 2,
+    )[where]
     each = [
         Steps(1, begin + sum(lasts[:k]), lasts[k], decoding + 1, decoding, 0, 2, 10 + k, 20 + decoding * (k + 1), 9)
         for k in range(steps)
@@ -123,7 +129,7 @@ def test_closed_forms_over_steps_are_sums_over_them(steps, first, growing, decod
     closed = [c for c in CONTINUOUS.counts if c.over in (STEP, MEASURED_STEP) and c.together is not None]
     assert closed
     for count in closed:
-        if count.over == MEASURED_STEP and not late:
+        if count.over == MEASURED_STEP and where not in (1, 2):
             continue
         add_up: Callable = max if count.reducer == LARGEST else sum
         assert count.together(whole, LIMITS) == add_up(count.of(step, LIMITS) for step in each), count.name

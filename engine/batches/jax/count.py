@@ -113,6 +113,7 @@ def limits_of(replication: Replication) -> Limits:
     return Limits(
         warmup=reporting.warmup,
         since=arrival[jnp.clip(reporting.warmup, 0, jnp.maximum(replication.requests - 1, 0))],
+        until=NEVER,
         half=half,
         half_arrived=arrival[half],
         all_arrived=last_arrival(replication),

@@ -71,6 +71,7 @@ def start_counting(trace, setup, bins, tally):
     limits = Limits(
         reporting.warmup,
         since,
+        NEVER,
         requests // 2,
         arrival[requests // 2],
         arrival[requests - 1],

@@ -58,13 +58,14 @@ def first_arrival(requests, records, reporting):
 
 
 @inline
-def start_counting(since, judged, requests, reporting, tally):
-    """Return what is known of the whole replication, in which `since` is when the makespan begins."""
+def start_counting(since, until, judged, requests, reporting, tally):
+    """Return what is known of the whole replication, whose makespan goes from `since` to `until`, as in `Limits`."""
     arrival = requests.arrival
     tally.totals[FIRST_ARRIVAL] = since
     return Limits(
         reporting.warmup,
         since,
+        until,
         judged.half,
         arrival[judged.half],
         arrival[judged.last],
@@ -141,7 +142,7 @@ def count_steps(now, first, growing, steps, decoding, work, grown, stored, size,
         stored,
     )
     add_steps(seen, limits, tally, 0, window, now)
-    if now >= limits.since:
+    if limits.since <= now < limits.until:
         add_measured_steps(seen, limits, tally, 0, window, now)
         tally.sizes[running] += steps
     if ONE_BY_ONE:
@@ -151,7 +152,7 @@ def count_steps(now, first, growing, steps, decoding, work, grown, stored, size,
             kv_tokens = tokens + decoding * (k + 1)
             one = Steps(1, begins, lasts, running, decoding, state[PREFILLED], work.tokens, blocks, kv_tokens, 0)
             add_step(one, limits, tally, 0, window, begins)
-            if begins >= limits.since:
+            if limits.since <= begins < limits.until:
                 add_measured_step(one, limits, tally, 0, window, begins)
 
 

@@ -81,7 +81,7 @@ def fleet_kernel(
             part = part_of(workspace, r, rules and workspace.caching, False)
             view = view_of(0, requests, control, part)
             store(part.kept, start_all(means_of(STEPS, part), view, control)[0])
-        limits = start_counting(first_arrival(requests, records, reporting), judged, requests, reporting, tally)
+        limits = start_counting(first_arrival(requests, records, reporting), NEVER, judged, requests, reporting, tally)
         rounds = len(arrival) if looks_at_queues(fleet) else 0
         counted = turn = 0
         for i in range(rounds + 1):

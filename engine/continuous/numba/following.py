@@ -15,7 +15,7 @@ from ...policies.target import decider
 from ...statistics import CONTINUOUS
 from ...tally import new_tally, row_of
 from ..fleet import BY_BIN, COUNTED_EVERY, counts_loads, looks_at_queues
-from ..following import ARRIVES, ENDS, followers, follows_of, judged_by
+from ..following import ARRIVES, ENDS, begun, followers, follows_of, judged_by
 from ..model import NOBODY, REJECTED, Job
 from ..ticks import NEVER
 from .count import count_requests, start_counting
@@ -82,13 +82,17 @@ def drop(agenda, size):
 
 
 @inline
-def first_measured(requests, records, warmup):
-    """Return the first arrival past the warm-up of those that are known, of the last request where none is served."""
-    first = NEVER
+def makespan(requests, records, warmup, after):
+    """Return when the makespan begins and until when it goes, by the arrivals that are known."""
+    since, until, closed = NEVER, NEVER, len(after.anybody) > 0
     for i in range(warmup, len(requests.arrival)):
         if records.status[i] != REJECTED:
-            first = min(first, requests.arrival[i])
-    return first if first < NEVER else requests.arrival[len(requests.arrival) - 1]
+            since = min(since, begun(i, requests, closed))
+    if since == NEVER:
+        since = requests.arrival[len(requests.arrival) - 1]
+    if closed:
+        until = requests.arrival[after.anybody[-1]] - requests.delay[after.anybody[-1]]
+    return min(since, until), until
 
 
 @cache
@@ -98,7 +102,8 @@ def following_kernel(
     """Return the kernel like `fleet.fleet_kernel`, for requests that come when others end, or replicas in `lockstep`.
 
     Steps are taken on the replica whose next one begins first, as long as nothing that others bring about can come
-    before. Called with `rehearsal`, it stops at the first arrival past the warm-up.
+    before. Called with `rehearsal`, it stops when all is known that says when the makespan begins and ends: at the
+    first arrival past the warm-up; in a closed loop, when the last request has a user.
     """
     start_all, decide_all = decider(further)
     load, store = packing(structure)
@@ -113,8 +118,8 @@ def following_kernel(
             part = part_of(workspace, r, workspace.caching, True)
             view = view_of(0, requests, control, part)
             store(part.kept, start_all(means_of(STEPS, part), view, control)[0])
-        since = first_measured(requests, records, reporting.warmup)
-        limits = start_counting(since, judged, requests, reporting, tally)
+        since, until = makespan(requests, records, reporting.warmup, after)
+        limits = start_counting(since, until, judged, requests, reporting, tally)
         sent = workspace.numbers[:0]
         ahead = turn = released = counted = 0
         for i in range(len(arrival)):
@@ -142,17 +147,20 @@ def following_kernel(
                 if kind == ENDS:
                     for k in range(after.begin[i], after.begin[i + 1]):
                         j = after.of[k]
-                        ahead = put(agenda, ahead, coming + requests.delay[j], ARRIVES, j)
+                        arrival[j] = coming + requests.delay[j]
+                        ahead = put(agenda, ahead, arrival[j], ARRIVES, j)
                     if after.begin[i] == after.begin[i + 1] and released < len(after.anybody):
                         j = after.anybody[released]
                         released += 1
-                        ahead = put(agenda, ahead, coming + requests.delay[j], ARRIVES, j)
+                        arrival[j] = coming + requests.delay[j]
+                        ahead = put(agenda, ahead, arrival[j], ARRIVES, j)
+                        if rehearsal and released == len(after.anybody):
+                            return
                     continue
-                arrival[i] = coming
                 if records.status[i] == REJECTED:
                     ahead = put(agenda, ahead, coming, ENDS, i)
                     continue
-                if rehearsal and i >= reporting.warmup:
+                if rehearsal and i >= reporting.warmup and len(after.anybody) == 0:
                     return
                 r = turn % replicas
                 if looks_at_queues(fleet):
@@ -200,7 +208,7 @@ def following_kernel(
 def run_following(job: Job, records: Any, tally: Any) -> None:
     """Serve or reject every request of a replication; see `fleet.run_fleet`.
 
-    When the makespan begins is not known before it does where requests follow others: a rehearsal of the warm-up tells.
+    When the makespan begins and ends is not known before it does where requests follow others: a rehearsal tells.
     """
     control, fleet, whom = job.setup.replica.control, job.setup.fleet, follows_of(job.requests)
     count, follow_others = len(whom), len(job.requests.follows) > 0

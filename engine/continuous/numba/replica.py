@@ -646,11 +646,13 @@ def advance(
                     comes = min(comes, arrival[mine[state[NEXT]]])
                 # Ahead, the step that begins next is scheduled already when somebody comes.
                 steps = steps_until(first, growing, comes - begins, steps - ahead) + ahead if comes > begins else 1
-            # Steps that are counted together begin in one window, and all before the first measured arrival or none.
+            # Steps that are counted together begin in one window, and all within the makespan or none.
             if state[WINDOW] < limits.windows:
                 steps = steps_until(first, growing, (state[WINDOW] + 1) * limits.window - begins, steps)
             if begins < limits.since:
                 steps = steps_until(first, growing, limits.since - begins, steps)
+            elif begins < limits.until:
+                steps = steps_until(first, growing, limits.until - begins, steps)
         ends = begins + lasting(first, growing, steps)
         if ends > LATEST:
             tally.totals[OVERRUN] = 1

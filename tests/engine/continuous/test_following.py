@@ -9,6 +9,7 @@ from batchcube.engine.continuous import (
     Requests,
     Setup,
     follow,
+    make_classes,
     make_fleet,
     make_law,
     make_replica,
@@ -204,6 +205,37 @@ def test_littles_law(think_s: float) -> None:
     held = report["throughput_requests_per_s"] * (report["latency_mean_s"] + requests.delay.mean() * 1e-12)
     assert held == pytest.approx(users, rel=0.01)
     assert report["backlog_growth_fraction"] == 0.0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("warmup", [0, 5, 10])
+def test_rates_of_a_closed_loop_are_over_the_time_when_all_users_are_there(backend: str, warmup: int) -> None:
+    """Five users think 10 ms and are answered within 1, four times: what the last are sent for is no part of it."""
+    count, users, again_s = 20, 5, 0.011
+    requests = make_requests([0.01] * count, [1] * count, [1] * count)
+    requests = follow(requests, np.where(np.arange(count) < users, NOBODY, ANYBODY), np.full(count, 0.01))
+    one = job(requests, most_running=users, warmup=warmup)
+    limits = make_reporting(horizon_s=1.0, warmup_requests=warmup, request_sla_s=1.0)
+    classes = make_classes(np.zeros(count, np.int32), request_sla_s=[1.0], ttft_sla_s=[None], tpot_sla_s=[None])
+    one = one._replace(setup=one.setup._replace(reporting=limits), classes=classes)
+    report = simulate(one, backend).report
+    assert report["measured"] == count - warmup
+    # From when users turn to the first measured request until all that are left to send have a user: whole rounds.
+    assert report["makespan_s"] == pytest.approx((3 - warmup // users) * again_s)
+    for name in ("throughput_requests_per_s", "throughput_tokens_per_s", "goodput_requests_per_s"):
+        assert report[name] == pytest.approx(users / again_s), name
+    assert report["class_goodput_requests_per_s"][0] == pytest.approx(users / again_s)
+    assert report["utilisation"] == pytest.approx(1 / 11)
+    assert report["batch_size_mean"] == users
+    assert report["batch_size_histogram"].sum() == 3 - warmup // users
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_closed_loop_that_warms_up_until_its_end_has_no_rates(backend: str) -> None:
+    report = simulate(job(closed(2, [1, 2, 1, 4], 0.01), warmup=3), backend).report
+    assert report["measured"] == 1
+    assert report["makespan_s"] == 0.0
+    assert np.isnan(report["throughput_requests_per_s"])
 
 
 def sessions(rate_per_s: float, count: int = 6000, turns: int = 4) -> Requests:

@@ -34,17 +34,21 @@ def job_of(tables: dict[str, Any], replication: int = 0) -> continuous.Job:
     return job
 
 
-def test_users_of_a_closed_loop_begin_at_once_and_follow_anybody() -> None:
+def test_users_of_a_closed_loop_think_before_their_first_request_and_follow_anybody() -> None:
     requests = job_of(CLOSED).requests
     assert requests.follows.tolist() == [NOBODY] * 8 + [ANYBODY] * 112
-    assert not requests.arrival.any()
     assert not requests.delay[:8].any()
+    assert (np.diff(requests.arrival[:8]) >= 0).all()
+    first = job_of(laid(CLOSED, {"workload.requests": 20_000, "workload.arrivals.users": 20_000})).requests.arrival
+    assert first.mean() / TICKS_PER_S == pytest.approx(2.0, abs=4 * 2.0 / np.sqrt(20_000))
     thought = job_of(laid(CLOSED, {"workload.requests": 20_000})).requests.delay[8:] / TICKS_PER_S
     assert thought.mean() == pytest.approx(2.0, abs=4 * 2.0 / np.sqrt(20_000))
 
 
 def test_without_think_time_nobody_waits() -> None:
-    assert not job_of(laid(CLOSED, {"workload.arrivals": {"process": "closed", "users": 3}})).requests.delay.any()
+    requests = job_of(laid(CLOSED, {"workload.arrivals": {"process": "closed", "users": 3}})).requests
+    assert not requests.arrival.any()
+    assert not requests.delay.any()
 
 
 def test_turns_follow_each_other_and_prompts_hold_what_was_said() -> None:
@@ -108,6 +112,27 @@ def test_a_workload_in_which_nothing_is_random_has_one_replication() -> None:
     assert sweep(laid(CLOSED, {**fixed, "workload.sessions": {"turns": same, "think_s": same}})).replications == 1
     assert sweep(laid(CLOSED, {**fixed, "workload.sessions": {"turns": TURNS}})).replications == 3
     assert sweep(laid(CLOSED, {**fixed, "workload.sessions": {"turns": same, "think_s": THINK}})).replications == 3
+
+
+@pytest.mark.parametrize("users", [20, 100, 400])
+def test_where_nothing_limits_it_throughput_grows_with_the_users(users: int) -> None:
+    """20 tokens at 10 ms, and 60 s of thought: 60.2 s from request to request, up to 400 users with 1000 requests."""
+    lengths = {"distribution": "constant", "value": 20, "prompt": {"distribution": "constant", "value": 30}}
+    costs = {"c1_s_per_request": 0.0, "c2_s_per_kv_token": 0.0, "c3_s_per_prefill_token": 0.0}
+    service = {"law": "steps", "c0_s": 0.01, **costs, "c4_s_per_prefill_attention": 0.0}
+    think = {"distribution": "exponential", "mean": 60.0}
+    settings = {
+        "workload.requests": 1000,
+        "workload.arrivals": {"process": "closed", "users": users, "think_s": think},
+        "workload.lengths": lengths,
+        "policy.largest_batch": 4096,
+        "server.service": service,
+        "server.replica": {"kv_capacity_tokens": 10**6, "token_budget": 10**5},
+    }
+    cube = run_sweep(sweep(laid(CONTINUOUS, settings), replications=10), workers=1)
+    # As many rounds as 600 requests or more make: a mean of ten replications, within 4 standard errors.
+    found = cube["throughput_requests_per_s"]
+    assert float(found.mean()) == pytest.approx(users / 60.2, rel=4 / np.sqrt(10 * (1000 - users)))
 
 
 def test_a_cube_of_a_closed_loop() -> None:
