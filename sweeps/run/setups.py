@@ -43,6 +43,7 @@ from ..spec.settings import (
     draws_service,
     goes_by_priority,
 )
+from ..workloads.arrivals import Closed
 from ..workloads.settings import FloatArray, Settings
 from ..workloads.traces import LATEST_S, RecordedTrace
 from .laws import build_service, drawn_law, drawn_service, step_law
@@ -139,8 +140,7 @@ def step_setup(of: Simulated, seed: int, once: Once) -> continuous.Setup:
         drawn_law(of.point, stream(seed, None, "coefficients"))
     if policy.sla is not None:
         _require_reachable(policy.sla, law, float(requests.prompt.mean()))
-    span = report.horizon_s or _span(workload, of.trace, round(of.requests / of.sample.turns))
-    span = span or _step_work_s(server, law, of.batch, of.requests, of.sample)
+    span = report.horizon_s or _step_span(of, law)
     _require_span(of, span, LONGEST_CONTINUOUS_S, " in mode continuous")
     mean, square = of.beliefs
     setup = continuous.Setup(
@@ -341,6 +341,21 @@ def _work_s(server: Server, service: Service, batch: int, count: int, sample: Sa
     unit = TICKS_PER_S if sample.tokens is None else 1
     batch_s = service_ticks(batch, int(sample.length.mean() * unit), service) / TICKS_PER_S
     return float(batch_s) * (1.0 if server.servers == "infinite" else count / (batch * server.servers))
+
+
+def _step_span(of: Simulated, law: Law) -> float:
+    """Return the nominal span in seconds until the last request comes, with the thinking of users and in sessions."""
+    (workload, _, server, _), turns = of.point, of.sample.turns
+    assert isinstance(server.servers, int)
+    sessions, arrivals, at_once, thinking = workload.sessions, workload.arrivals, of.batch, 0.0
+    if sessions is not None and sessions.think_s is not None:
+        thinking = (turns - 1.0) * sessions.think_s.mean_value()
+    if isinstance(arrivals, Closed):
+        at_once = min(at_once, -(-arrivals.users // server.servers))
+        thinking += 0.0 if arrivals.think_s is None else arrivals.think_s.mean_value()
+        thinking *= of.requests / turns / arrivals.users
+    span = _span(workload, of.trace, round(of.requests / turns))
+    return (span or _step_work_s(server, law, at_once, of.requests, of.sample)) + thinking
 
 
 def _step_work_s(server: Server, law: Law, batch: int, count: int, sample: Sample) -> float:

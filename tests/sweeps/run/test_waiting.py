@@ -145,6 +145,19 @@ def test_a_cube_of_a_closed_loop() -> None:
     assert overload.judge(cube).item() == overload.STEADY
 
 
+@pytest.mark.parametrize("tables", [CLOSED, SESSIONS, BOTH])
+def test_windows_span_the_thinking_too(tables: dict[str, Any]) -> None:
+    """Users who think for minutes, and the last of sessions that do: not only the time that the work takes."""
+    think = {"distribution": "constant", "value": 120.0}
+    at = "sessions" if "sessions" in tables["workload"] else "arrivals"
+    cube = run_sweep(sweep(laid(tables, {f"workload.{at}.think_s": think}), replications=1), backend="reference")
+    inside = cube["window_arrivals"].sum("window") / cube["requests"]
+    assert 0.7 < inside.item() <= 1.0
+    # Nor much longer.
+    last = cube["window_arrivals"].isel(replication=0).values.nonzero()[-1].max()
+    assert last > 0.4 * cube.sizes["window"]
+
+
 def test_users_without_a_session_are_refused() -> None:
     tables = laid(CLOSED, {"workload.sessions": {"turns": {"distribution": "constant", "value": 20}}})
     with pytest.raises(InputError, match=r"users = 8: must be <= 6, the sessions that 120 requests make"):
