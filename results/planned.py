@@ -14,7 +14,7 @@ from .selection import AT_LIMIT, CANNOT_TELL, FAILED
 from .text import all_of, counted, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 WIDTH = 80
 _LABEL = 12
@@ -58,10 +58,15 @@ def is_plan(table: Mapping[str, Any]) -> bool:
     return True
 
 
+def nothing_holds(races: Sequence[Mapping[str, Any]]) -> str:
+    """Say it of races none of which has a best, or that one cannot tell."""
+    return "no configuration holds" if set(races[-1]["states"]) == {FAILED} else "cannot tell whether one holds"
+
+
 def _headline(plan: Mapping[str, Any]) -> str:
     best, rate = plan["best"], plan["asked"]["rate_per_s"]
     needed = f"{counted(best['replicas'], 'replica')} on {counted(best['gpus'], 'GPU')}"
-    answer = needed if plan["found"] else "no configuration holds"
+    answer = needed if plan["found"] else nothing_holds(plan["races"])
     answer = f", {rate:.6g} request{'' if rate == 1 else 's'}/s: {answer}"
     return shortened(plan["title"], WIDTH - len(answer)) + answer
 

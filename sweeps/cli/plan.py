@@ -160,7 +160,7 @@ def plan(
     of tables for the model and GPU (batchcube calibrate list; others need the extra `hardware`), and what else is
     assumed is printed.
 
-    Exit status 1 when no configuration holds; the nearest miss is printed.
+    Exit status 1 when none is known to hold; the nearest miss is printed.
     """
     from ..progress import print_lines
 
@@ -229,12 +229,14 @@ def plan(
 
 
 def tell_answer(answer: "Answer") -> None:
-    """Print an answer in words; exit status 1 when no configuration holds."""
+    """Print an answer in words; exit status 1 when no configuration is known to hold."""
     print(answer)
     _require_found(answer)
 
 
 def _require_found(answer: "Answer") -> None:
     if not answer.found:
-        print("batchcube: no configuration holds all limits", file=sys.stderr)
+        from batchcube.results.planned import nothing_holds
+
+        print(f"batchcube: {nothing_holds(answer.races)} all limits", file=sys.stderr)
         raise typer.Exit(1)

@@ -186,16 +186,18 @@ def answer_of(
     """Return what a decision comes to; mean prompts are tokens by configuration, `most_served` requests/s of one."""
     race = decision.race
     found = race.found.best is not None
-    place = race.found.best if race.found.best is not None else _nearest(race)
-    best = _configuration(question, race, place)
-    point = question.on(best.replicas, [int(race.numbers[place])])[0]
-    count = int(race.found.replications[place])
+    where = race if found else decision.nearest
+    place = int(where.largest.argmin()) if race.found.best is None else race.found.best
+    number = int(where.numbers[place])
+    best = _configuration(question, where, place)
+    point = question.on(best.replicas, [number])[0]
+    count = int(where.found.replications[place])
     report = {
         name: column.mean(axis=0)
-        for name, column in values.report(race.same[[place]], race.replicas[[place]], count).items()
+        for name, column in values.report(where.same[[place]], where.replicas[[place]], count).items()
     }
-    served = most_served(int(race.numbers[place]), best.replicas)
-    measures = _measures(point, report, mean_prompts[int(race.numbers[place])])
+    served = most_served(number, best.replicas)
+    measures = _measures(point, report, mean_prompts[number])
     measures["load_fraction"] = question.rate / served
     per_gpu = _tokens_per_gpu(question, measures, best.gpus) if found else None
     requests = point.workload.requests or int(report["requests"])
@@ -218,7 +220,7 @@ def answer_of(
         output_tokens_per_gpu_second=per_gpu,
         cost_per_million_output_tokens=_cost(question, per_gpu, 1.0),
         cost_per_million_tokens=_cost(question, per_gpu, measures["output_tokens"] / measures["tokens"]),
-        commands=lines_to_serve(question.model, point, question.given(int(race.numbers[place]))) if found else {},
+        commands=lines_to_serve(question.model, point, question.given(number)) if found else {},
         unsaid=unsaid_of(point, has_specification=question.spec is not None) if found else {},
         races=tuple(_race(question, decision.races[gpus]) for gpus in sorted(decision.races)),
         rounds=tuple(rounds),
@@ -231,12 +233,6 @@ def answer_of(
         assumed=question.assumed,
         notes=(*notes, *([] if found else _one_server(point)), *_too_short(question, report, requests, race.queue)),
     )
-
-
-def _nearest(race: Race) -> int:
-    """Return the system whose largest ratio is least, on average."""
-    ratios = np.where(np.isnan(race.found.ratios.estimate), np.inf, race.found.ratios.estimate)
-    return int(ratios.max(axis=0).argmin())
 
 
 def _configuration(question: Question, race: Race, place: int) -> Configuration:
@@ -281,7 +277,7 @@ def _assurance(decision: Decision, gpus: int) -> float:
 def _fewer(question: Question, decision: Decision, gpus: int) -> Fewer:
     race = decision.races[gpus]
     surely = race.found.is_decided and bool((race.found.states == FAILED).all())
-    nearest = _configuration(question, race, _nearest(race))
+    nearest = _configuration(question, race, int(race.largest.argmin()))
     assurance = _assurance(decision, gpus) if surely else 0.0
     return Fewer(gpus, "fails" if surely else "cannot tell", nearest, assurance)
 

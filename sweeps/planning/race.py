@@ -33,8 +33,8 @@ there, may have done no harm in the first look, and is not to win by it: there t
 _OF_FIRST, _OF_QUEUE = 0.25, 0.1
 """Shares of the error of a race: of its first look, and of what is said of queues."""
 _MORE, _GAIN = 1.5, 0.1
-"""With so many times the GPUs the least of the largest ratios comes nearer to 1 by this share, or it is asked whether
-the most GPUs hold."""
+"""With so many times the GPUs the least of the largest ratios comes nearer to 1 by this share, or more seem to make no
+difference."""
 PROMISING = 32
 """Configurations that are looked at to find the number of GPUs to begin with."""
 
@@ -62,6 +62,17 @@ class Race(NamedTuple):
         """Number of the configuration that is best."""
         return None if self.found.best is None else int(self.numbers[self.found.best])
 
+    @property
+    def largest(self) -> FloatArray:
+        """`(system,)`, the mean of a system's largest ratio."""
+        ratios = self.found.ratios.estimate
+        return np.where(np.isnan(ratios), np.inf, ratios).max(axis=0)
+
+    @property
+    def least(self) -> float:
+        """The least of these."""
+        return float(self.largest.min())
+
 
 @dataclass
 class Decision:
@@ -82,6 +93,14 @@ class Decision:
     def race(self) -> Race:
         """The race that decided."""
         return self.races[self.gpus]
+
+    @property
+    def nearest(self) -> Race:
+        """The race that came nearest to what is asked, the one on the fewest GPUs of those that came as near."""
+        first, *more = (self.races[gpus] for gpus in sorted(self.races))
+        for race in more:
+            first = race if _gains(first.least, race.least) else first
+        return first
 
     def alpha(self, gpus: int) -> float:
         """Return the chance of error of the race on so many GPUs, and of all on more that kept others from it."""
@@ -135,20 +154,26 @@ class Decider:
         level = yield from self._guess()
         share = 1.0 - self.question.confidence
         races: dict[int, Race] = {}
-        while True:
-            # Half of what is left of the error, so that all races together keep to it.
-            share = share / 2.0 if len(self.levels) > 1 else share
-            race = yield from self._race(level, races, share)
-            races[self.levels[level]] = race
-            level += -1 if race.best is not None else 1
-            if not 0 <= level < len(self.levels) or self.levels[level] in races or self._stopped:
-                break
-            if race.best is None and self._is_hopeless:
-                break
-            left = self._left(self.levels[level], races)
+        # The most that are too few, and the fewest that hold.
+        low, high, step = -1, len(self.levels), 1
+        while high - low > 1 and not self._stopped:
+            gpus = self.levels[level]
+            left = self._left(gpus, races)
             # Who fits there may have failed on more.
-            if not len(left) or self._stops(left, self.levels[level], FIRST):
+            if len(left):
+                if races and self._stops(left, gpus, FIRST):
+                    break
+                # Half of what is left of the error, so that all races together keep to it.
+                share = share / 2.0 if len(self.levels) > 1 else share
+                races[gpus] = yield from self._race(gpus, left, share)
+            low, high = (level, high) if gpus not in races or races[gpus].best is None else (low, level)
+            if high < len(self.levels):
+                level = high - 1 if low < 0 else (low + high) // 2
+                continue
+            self._is_hopeless = self._is_hopeless or not _helps(races)
+            if self._is_hopeless:
                 break
+            level, step = min(level + step, len(self.levels) - 1), 2 * step
         holding = [gpus for gpus, race in races.items() if race.best is not None]
         is_hopeless = not holding and self._is_hopeless
         return Decision(len(self.gpus_each), races, min(holding, default=max(races)), self._stopped, is_hopeless)
@@ -180,8 +205,8 @@ class Decider:
                     return last
                 # Where it is not the load that is too high, more replicas may not help; shares of late requests are
                 # all of them until they do, and so the most replicas are asked.
-                gains = before - least >= _GAIN * (least - 1.0)
-                if self.levels[high] >= _MORE * self.levels[low] and not gains and not the_most_hold:
+                more = self.levels[high] >= _MORE * self.levels[low]
+                if more and not _gains(before, least) and not the_most_hold:
                     the_most_hold = (yield from self._least_ratio(chosen, last)) <= 1.0
                     self._is_hopeless = not the_most_hold
                 if self._is_hopeless:
@@ -206,9 +231,7 @@ class Decider:
 
     # A race ---------------------------------------------------------------------------------------------------------
 
-    def _race(self, level: int, races: dict[int, Race], alpha: float) -> Generator[list[Wanted], None, Race]:
-        gpus = self.levels[level]
-        systems = self._left(gpus, races)
+    def _race(self, gpus: int, systems: NDArray[np.int64], alpha: float) -> Generator[list[Wanted], None, Race]:
         replicas = self.replicas_on(gpus)[systems]
         while True:
             found, same = yield from self._looks(systems, gpus, alpha)
@@ -375,6 +398,20 @@ class Decider:
         self.rounds.append({"gpus": gpus, "replications": count, "configurations": len(found.states), "left": left})
         of = f"{int((found.states == FAILED).sum())} of {counted(len(found.states), 'configuration')}"
         self.say(f"{counted(gpus, 'GPU')}, {count} replications: {of} failed, {left} {IN_RACE}")
+
+
+def _gains(before: float, least: float) -> bool:
+    """Say whether the least of the largest ratios came nearer to what is asked."""
+    return before - least >= _GAIN * abs(least - 1.0)
+
+
+def _helps(races: dict[int, Race]) -> bool:
+    """Say whether the last of races on ever more GPUs came nearer than that on so many times fewer, if there is one."""
+    *others, most = races
+    before = [gpus for gpus in others if most >= _MORE * gpus]
+    least = races[most].least
+    # Where queues grow more GPUs always help.
+    return not before or math.isinf(least) or _gains(races[before[-1]].least, least)
 
 
 def _alike(objective: FloatArray, ratios: FloatArray) -> NDArray[np.int64]:

@@ -84,6 +84,7 @@ def test_words_keep_to_80_columns_and_to_what_terminals_may_get() -> None:
 
 def test_what_is_not_known_is_said() -> None:
     one = {**deepcopy(PLAN), "found": False, "is_decided": False, "assurance": 0.0}
+    one["races"] = [{"gpus": 12, "states": {"fails": 9}}]
     one["best"]["limits"][0] |= {"verdict": "fails", "mean": None, "low": None, "high": None}
     words = in_words(one)
     assert ": no configuration holds\n" in words
@@ -133,6 +134,7 @@ def test_settings_at_their_limit_are_not_said_to_fail() -> None:
     assert "97.5 %: all of 11 configurations fail on 12 GPUs" in _flowing(one)
     one |= {"assurance": 0.0, "races": [{"gpus": 12, "states": {"fails": 9, "in the race": 2}}]}
     assert "not decided: 9 of 11 configurations fail on 12 GPUs; of 2 one cannot tell yet" in _flowing(one)
+    assert "requests/s: cannot tell whether one holds\n" in in_words(one)
 
 
 def test_the_runner_up_may_not_be_known_to_hold() -> None:

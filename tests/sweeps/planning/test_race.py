@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from batchcube.results.overload import OVERLOADED, judge
 from batchcube.results.selection import select
 from batchcube.sweeps.planning.decide import decide
 from batchcube.sweeps.planning.question import ask
-from batchcube.sweeps.planning.race import Decision, Race
+from batchcube.sweeps.planning.race import Decider, Decision, Race
+from batchcube.sweeps.planning.values import Wanted
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
 from batchcube.sweeps.spec.service import load
@@ -116,6 +117,36 @@ def test_no_setting_holds(spec: Callable[[int], str]) -> None:
     assert hopeless.is_hopeless
     assert not hopeless.found
     assert hopeless.best.replicas < 20
+
+
+def test_where_more_replicas_make_no_difference_the_search_ends_undecided(spec: Callable[[int], str]) -> None:
+    # An answer takes 20 ms a token: 1 in 100 is too long for the limit, on any number of replicas.
+    settings = {"report.request_sla_s": 3.45, "workload.requests": 50}
+    answer = decide(question(spec(1), slo=[], goodput=0.99, vary={}, rate=0.02, settings=settings))
+    (limit,) = answer.best.limits
+    assert (answer.found, limit.verdict, answer.best.replicas) == (False, "cannot tell", 1)
+    assert [race["gpus"] for race in answer.races] == [1, 2]
+    assert answer.is_hopeless
+    assert ": cannot tell whether one holds\n" in str(answer)
+    assert "more seem to make no difference" in " ".join(str(answer).split())
+
+
+def test_from_too_few_replicas_ever_more_are_tried_and_then_those_between(
+    spec: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = question(spec(1), rate=60.0, vary={}, settings={"workload.requests": 600, "server.routing": "least_loaded"})
+    usual = decide(asked)
+
+    def one(decider: Decider) -> Generator[list[Wanted], None, int]:
+        yield from ()
+        return 0
+
+    monkeypatch.setattr(Decider, "_guess", one)
+    answer = decide(asked)
+    assert answer.best.replicas == usual.best.replicas == 6
+    assert answer.fewer is not None
+    assert answer.fewer.gpus == 5
+    assert {race["gpus"] for race in answer.races} == {1, 2, 4, 8, 6, 5}
 
 
 def test_more_replicas_are_tried_where_all_requests_are_late_until_there_are_enough(
