@@ -94,6 +94,8 @@ class Request(NamedTuple):
     """Tokens; 0 where only service times are given."""
     pace: Real
     """Whole batches: ticks per token of its batch."""
+    begun: Integer
+    """When its sender turned to it: as it arrived, or, where it waits for an answer, as that ended."""
 
 
 class Together(NamedTuple):
@@ -399,13 +401,13 @@ _BATCHES = (
 _CONTINUOUS = (
     _count("prompts", SERVED, lambda r, k: r.prompt),
     _count("ended", SERVED, lambda r, k: where(k.until < NEVER, k.until, r.completion), reducer=LARGEST),
-    # Who waits for an answer may come after those with higher numbers.
+    # Who waits for an answer may come after those with higher numbers. A session that thinks is not done.
     _count(
         "backlog_half",
         SERVED,
-        lambda r, k: (r.number <= k.half) & (r.arrival <= k.half_arrived) & (r.completion > k.half_arrived),
+        lambda r, k: (r.number <= k.half) & (r.begun <= k.half_arrived) & (r.completion > k.half_arrived),
     ),
-    _count("backlog_all", SERVED, lambda r, k: (r.arrival <= k.all_arrived) & (r.completion > k.all_arrived)),
+    _count("backlog_all", SERVED, lambda r, k: (r.begun <= k.all_arrived) & (r.completion > k.all_arrived)),
     _count(
         "queue_half",
         SERVED,

@@ -30,6 +30,11 @@ NOTES = {
     "figures",
 }
 """What a cube says of itself where it has such points."""
+SHORT = (
+    "more sessions begin than end at such points, one that thinks not being at an end: where that is no overload, more "
+    "requests show a steady state"
+)
+"""What it says besides where these have sessions."""
 WORDS = {STEADY: "", OVERLOADED: "overloaded", CANNOT_TELL: "perhaps overloaded"}
 MARKS = {STEADY: "", OVERLOADED: "*", CANNOT_TELL: "(*)"}
 """What stands beside such points, and beside what was measured there."""
@@ -42,7 +47,7 @@ _READ = _LOAD | {
 }
 """All variables that `judge` looks at."""
 _ARRIVALS = "workload.arrivals"
-_RATE, _SERVERS = f"{_ARRIVALS}.rate_per_s", "server.servers"
+_RATE, _SERVERS, _TURNS = f"{_ARRIVALS}.rate_per_s", "server.servers", "workload.sessions.turns"
 KNOWN_DISPERSION = ("poisson", "deterministic", "gamma", "on_off")
 """Processes whose stated rate is that of the requests in the long run, and whose index of dispersion is known."""
 
@@ -58,10 +63,11 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95)
     Steady: not overloaded, and either the load is below 1 for certain, and the interval of the growth of the backlog
     does not lie above `STEADY_GROWTH` (the run is long enough to be steady in); or that interval lies below it.
 
-    The backlog is who has come and is not done, the queue who does not run. Where more and more run and nobody waits,
-    the run is too short: whether they will wait one cannot tell. Of whole batches growth is counted beyond the
-    B (K + c) requests that K bins and c servers may hold, which are added for the backlog. With infinitely many servers
-    nothing queues.
+    The backlog is who has come and is not done, the queue who does not run. Of sessions both are counted over those
+    that begin, and one that thinks is not done: while more begin than end, the run is too short to be steady in. Where
+    more and more run and nobody waits, the run is too short: whether they will wait one cannot tell. Of whole batches
+    growth is counted beyond the B (K + c) requests that K bins and c servers may hold, which are added for the backlog.
+    With infinitely many servers nothing queues.
 
     A single replication has no interval: 4 s / sqrt(m) stands for half of that of its growth. A cube without the
     variables that this needs cannot tell. Unless `by_theory`, what theory knows of the throughput is left out.
@@ -88,7 +94,9 @@ def _judge(cube: xr.Dataset, *, by_theory: bool, confidence: float) -> NDArray[n
     values, setting = _replications(cube), _Settings(cube)
     requests = values("requests").mean(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        later = requests - requests // 2 - 1
+        # Those that follow nobody, over which growth is counted: all, or the first turns of sessions.
+        openings = requests / _turns(setting)
+        later = openings - openings // 2 - 1
         chance = _scatter(cube, setting) / np.sqrt(later)
 
         def growth(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -165,10 +173,21 @@ def _load(
 
 
 def _rate(setting: _Settings) -> NDArray[np.float64]:
-    """Return the stated rate of the arrivals; NaN where that is not what comes in the long run, or none is stated."""
+    """Return the stated rate of requests; NaN where that is not what comes in the long run, or none is stated."""
     process = setting(f"{_ARRIVALS}.process", "", str)
-    alone = _at(setting.stated, "workload.sessions") is None
-    return np.where(np.isin(process, KNOWN_DISPERSION) & alone, setting(_RATE, np.nan), np.nan)
+    return np.where(np.isin(process, KNOWN_DISPERSION), setting(_RATE, np.nan) * _turns(setting), np.nan)
+
+
+def _turns(setting: _Settings) -> NDArray[np.float64]:
+    """Return the mean turns of a session, 1 where there are no sessions; NaN where their law does not state it."""
+    stated = [setting(f"{_TURNS}.{name}", np.nan) for name in ("mean", "value")]
+    middle = (setting(f"{_TURNS}.low", np.nan) + setting(f"{_TURNS}.high", np.nan)) / 2.0
+    return np.where(_has_sessions(setting), np.fmax(np.fmax(*stated), middle), 1.0)
+
+
+def _has_sessions(setting: _Settings) -> NDArray[np.bool_]:
+    """Say where requests are turns of sessions."""
+    return np.asarray(setting(f"{_TURNS}.distribution", "", str) != "", np.bool_)
 
 
 def _replications(cube: xr.Dataset) -> Callable[[str], NDArray[np.float64]]:
@@ -185,9 +204,12 @@ def worse(first: NDArray[np.str_], second: NDArray[np.str_]) -> NDArray[np.str_]
 
 def tell(cube: xr.Dataset) -> None:
     """Put into the notes of a cube what its points are, in place of what they said before."""
-    kept = [note for note in str(cube.attrs.get("notes", "")).splitlines() if note not in NOTES.values()]
+    said = (*NOTES.values(), SHORT)
+    kept = [note for note in str(cube.attrs.get("notes", "")).splitlines() if note not in said]
     found = judge(cube)
-    cube.attrs["notes"] = "\n".join([*kept, *(note for queue, note in NOTES.items() if (found == queue).any())])
+    kept += [note for queue, note in NOTES.items() if (found == queue).any()]
+    short = (found == CANNOT_TELL).values & _has_sessions(_Settings(cube))
+    cube.attrs["notes"] = "\n".join([*kept, *([SHORT] if short.any() else [])])
 
 
 def _scatter(cube: xr.Dataset, setting: _Settings) -> NDArray[np.float64]:

@@ -424,7 +424,8 @@ _ALL: list[Variable] = [
         "growth of the backlog",
         "Growth of the number of requests in the system over the second half of the arrivals, over these arrivals: "
         "near 0 in steady state, under overload the share that cannot be served. Whole batches: growth beyond "
-        "B (K + c), what batches of mean size B may hold in K bins and on c servers. NaN without arrivals.",
+        "B (K + c), what batches of mean size B may hold in K bins and on c servers. Sessions: growth of the number of "
+        "sessions that have begun and are not over, over those that begin. NaN without arrivals.",
         bounds=(-np.inf, 1.0),
     ),
     _float(
@@ -432,7 +433,8 @@ _ALL: list[Variable] = [
         "1",
         "growth of the queue",
         "Growth of the number of requests that were not admitted yet over the second half of the arrivals, over these "
-        "arrivals: of backlog_growth_fraction the part that does not run. NaN without arrivals (mode continuous).",
+        "arrivals (of sessions: over those that begin): of backlog_growth_fraction the part that waits. NaN without "
+        "arrivals (mode continuous).",
         bounds=(-np.inf, 1.0),
     ),
     Variable(

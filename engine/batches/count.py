@@ -82,6 +82,7 @@ def request_of(trace: Trace, setup: Setup, records: Records, batch: Batch, i: in
         prompt=int(trace.prompt[i]),
         output=int(trace.output[i]),
         pace=(batch.service - setup.service.prefill) / batch.longest,
+        begun=int(trace.arrival[i]),
     )
 
 

@@ -25,7 +25,7 @@ from ..statistics import (
     decision_of,
 )
 from ..tally import Counter, Tally
-from .following import begun, followers, judged_by
+from .following import followers, judged_by, makespan_begins
 from .model import SERVED as STATUS_SERVED
 from .model import Job, Records
 from .ticks import NEVER, TICKS_PER_NANOSECOND
@@ -43,7 +43,7 @@ def limits_of(job: Job, records: Records) -> Limits:
     until = arrival[anybody[-1]] - int(requests.delay[anybody[-1]]) if closed else NEVER
     return Limits(
         warmup=reporting.warmup,
-        since=min(min(begun(i, requests, closed) for i in measured) if measured else arrival[-1], until),
+        since=min(min(makespan_begins(i, requests, closed) for i in measured) if measured else arrival[-1], until),
         until=until,
         half=judged.half,
         half_arrived=arrival[judged.half],
@@ -98,6 +98,7 @@ def request_of(job: Job, records: Records, i: int) -> Request:
         prompt=int(job.requests.prompt[i]),
         output=int(job.requests.output[i]),
         pace=0.0,
+        begun=int(job.requests.arrival[i]) - (int(job.requests.delay[i]) if len(job.requests.delay) else 0),
     )
 
 

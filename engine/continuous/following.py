@@ -43,7 +43,7 @@ def followers(requests: Requests) -> Followers:
 
 
 @policy
-def begun(i: Any, requests: Any, closed: Any) -> Any:
+def makespan_begins(i: Any, requests: Any, closed: Any) -> Any:
     """Return when the makespan begins if request i is the first measured: as it arrives.
 
     In a closed loop it does as a user turns to it, whose think time it is before it is sent; users are there from 0 on.

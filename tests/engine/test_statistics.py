@@ -90,7 +90,7 @@ def test_closed_forms_over_requests_are_sums_over_them(asked, later, service) ->
     start = arrivals[-1] + later
     pace = service / 9
     requests = [
-        Request(i, arrival, start, start + 1, start + service, 7, output, pace)
+        Request(i, arrival, start, start + 1, start + service, 7, output, pace, arrival)
         for i, (arrival, (_, output)) in enumerate(zip(arrivals, asked, strict=True))
     ]
     together = Together(
@@ -148,7 +148,7 @@ def test_wide_sums_have_one_form_whatever_came_first() -> None:
         tally = row_of(new_tally(CONTINUOUS, 1, Shape(1, 1, 4)), 0)
         counter = Counter(CONTINUOUS, LIMITS, tally)
         for value in values:
-            counter.add(MEASURED, Request(9, 0, value, value, value, 1, 1, 0.0))
+            counter.add(MEASURED, Request(9, 0, value, value, value, 1, 1, 0.0, 0))
         counter.close()
         return tally
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from batchcube.results.build import Coordinate, build_cube
-from batchcube.results.overload import CANNOT_TELL, NOTES, OVERLOADED, STEADY, STEADY_GROWTH, judge, tell, worse
+from batchcube.results.overload import CANNOT_TELL, NOTES, OVERLOADED, SHORT, STEADY, STEADY_GROWTH, judge, tell, worse
 from batchcube.results.provenance import MadeBy, provenance
 
 
@@ -160,14 +160,51 @@ def test_the_load_decides_where_it_is_known_whatever_came():
     assert judge(busy(2.1 + 10 * SPREAD, **rejected)).item() == OVERLOADED
 
 
+def in_sessions(turns):
+    return {"workload": {"arrivals": POISSON, "sessions": {"turns": turns}}}
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        {"distribution": "exponential", "mean": 5.0},
+        {"distribution": "constant", "value": 5},
+        {"distribution": "uniform", "low": 2, "high": 8},
+    ],
+)
+def test_sessions_bring_their_rate_times_their_turns(turns):
+    # 2 sessions/s of 5 turns are 10 requests/s: five times the load of 2/s.
+    for load, queue in ((0.19, STEADY), (0.21, OVERLOADED)):
+        assert judge(busy(load + SPREAD / 10, specification=in_sessions(turns), growth=0.01)).item() == queue
+
+
+def test_where_more_sessions_begin_than_end_the_run_is_too_short():
+    turns = {"distribution": "exponential", "mean": 5.0}
+    begun = {"backlog_growth_fraction": 0.6 + SPREAD, "specification": in_sessions(turns)}
+    cube = busy(0.1 + SPREAD / 10, **begun)
+    assert judge(cube).item() == CANNOT_TELL
+    for _ in range(2):
+        tell(cube)
+        assert cube.attrs["notes"].splitlines() == ["first", NOTES[CANNOT_TELL], SHORT]
+
+
+def test_growth_of_sessions_is_a_share_of_those_that_begin():
+    # 5555 turns in sessions of 5: of 555 sessions a queue at load 1 is left with 1/3 / sqrt(555) = 1.4 %; of 2777
+    # arrivals with less. Sessions of 25 are 111, with 3.2 %.
+    for mean, queue in ((5.0, OVERLOADED), (25.0, CANNOT_TELL)):
+        turns = {"distribution": "exponential", "mean": mean}
+        one = steps(0.03 + SPREAD, requests=5555, specification=in_sessions(turns))
+        assert judge(one).item() == queue
+
+
 def test_the_load_is_not_known_of_recorded_arrivals_sessions_and_replicas_that_are_given_their_requests():
     # 16 of 99 requests may be held in batches: growth alone does not show that they are steady.
     calm = {"requests": 200, "growth": 0.03}
     assert judge(busy(0.5 + SPREAD, growth=0.0)).item() == STEADY
     for arrivals in ({"process": "gamma_windows", "rate_per_s": 2.0}, {"process": "step"}, {}):
         assert judge(busy(2.5 + SPREAD, arrivals=arrivals, **calm)).item() == CANNOT_TELL
-    sessions = {"workload": {"arrivals": POISSON, "sessions": {"turns": 3}}}
-    assert judge(busy(2.5 + SPREAD, specification=sessions, **calm)).item() == CANNOT_TELL
+    turns = {"distribution": "zipf", "exponent": 1.5, "low": 1}
+    assert judge(busy(2.5 + SPREAD, specification=in_sessions(turns), **calm)).item() == CANNOT_TELL
     by_bin = {"workload": {"arrivals": POISSON}, "server": {"servers": 2, "routing": "by_bin"}}
     in_turn = {"workload": {"arrivals": POISSON}, "server": {"servers": 2, "routing": "round_robin"}}
     spread = {"growth": 0.0, "backlog_growth_fraction": 0.02 + SPREAD}

@@ -182,6 +182,7 @@ def see(
         prompt=replication.prompt,
         output=replication.output,
         pace=pace[served.number],
+        begun=replication.came,
     )
     batch = Batch(
         size=batches.size,

@@ -160,9 +160,8 @@ def span_of(members, trace, timed):
 @inline
 def request_of(i, start, own, pace, trace, law):
     """Return what one request of a batch shows."""
-    return Request(
-        np.int64(i), trace.arrival[i], start, start + law.prefill, start + own, trace.prompt[i], trace.output[i], pace
-    )
+    arrival, first = trace.arrival[i], start + law.prefill
+    return Request(np.int64(i), arrival, start, first, start + own, trace.prompt[i], trace.output[i], pace, arrival)
 
 
 @inline

@@ -168,7 +168,9 @@ def count_requests(requests, bin_of, records, limits, tally):
         if not accepted:
             add_lost(Lost(i, prompt[i], output[i]), limits, tally, j, window, arrived)
             continue
-        request = Request(i, arrived, records.scheduled[i], records.first_token[i], last, prompt[i], output[i], 0.0)
+        begun = arrived - (requests.delay[i] if len(requests.delay) > 0 else 0)
+        start, first = records.scheduled[i], records.first_token[i]
+        request = Request(i, arrived, start, first, last, prompt[i], output[i], 0.0, begun)
         window = window_at(last, limits.window)
         add_served(request, limits, tally, j, window, last)
         if i >= limits.warmup:

@@ -15,7 +15,7 @@ from ...policies.target import decider
 from ...statistics import CONTINUOUS
 from ...tally import new_tally, row_of
 from ..fleet import BY_BIN, COUNTED_EVERY, counts_loads, looks_at_queues
-from ..following import ARRIVES, ENDS, begun, followers, follows_of, judged_by
+from ..following import ARRIVES, ENDS, followers, follows_of, judged_by, makespan_begins
 from ..model import NOBODY, REJECTED, Job
 from ..ticks import NEVER
 from .count import count_requests, start_counting
@@ -87,7 +87,7 @@ def makespan(requests, records, warmup, after):
     since, until, closed = NEVER, NEVER, len(after.anybody) > 0
     for i in range(warmup, len(requests.arrival)):
         if records.status[i] != REJECTED:
-            since = min(since, begun(i, requests, closed))
+            since = min(since, makespan_begins(i, requests, closed))
     if since == NEVER:
         since = requests.arrival[len(requests.arrival) - 1]
     if closed:

@@ -208,6 +208,18 @@ def test_littles_law(think_s: float) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_session_that_thinks_is_not_over(backend: str) -> None:
+    """Twenty sessions begin 10 ms apart, of two turns of 1 ms: all end after 5 ms of thought, none after a second."""
+    opening = np.arange(40) % 2 == 0
+    requests = make_requests(np.arange(40) // 2 * 0.01, [1] * 40, [1] * 40)
+    for think_s, growth in ((0.005, 0.0), (1.0, 1.0)):
+        follows = np.where(opening, NOBODY, np.arange(40) - 1)
+        report = simulate(job(follow(requests, follows, np.full(40, think_s))), backend).report
+        assert report["backlog_growth_fraction"] == growth
+        assert report["queue_growth_fraction"] == 0.0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("warmup", [0, 5, 10])
 def test_rates_of_a_closed_loop_are_over_the_time_when_all_users_are_there(backend: str, warmup: int) -> None:
     """Five users think 10 ms and are answered within 1, four times: what the last are sent for is no part of it."""

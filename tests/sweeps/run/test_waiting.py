@@ -172,6 +172,15 @@ def test_a_cube_of_sessions() -> None:
     assert str(cube.attrs["notes"]).startswith("sessions: turns arrive when answers end")
 
 
+def test_a_run_too_short_for_sessions_to_end_does_not_tell_a_steady_state() -> None:
+    """30 sessions in half a minute, that think for minutes: nobody waits, and most turns come when none begins."""
+    think = {"distribution": "exponential", "mean": 120.0}
+    cube = run_sweep(sweep(laid(SESSIONS, {"workload.sessions.think_s": think}), replications=5), backend="reference")
+    assert (cube["backlog_growth_fraction"] > 0.4).all()
+    assert overload.judge(cube).item() == overload.CANNOT_TELL
+    assert str(cube.attrs["notes"]).splitlines()[-1] == overload.SHORT
+
+
 def test_a_replication_says_when_requests_came_and_after_whom() -> None:
     requests = simulate_one(sweep(laid(SESSIONS, {"server.replica.kv_capacity_tokens": 100_000})), {}).requests
     later = requests[requests["follows"] >= 0]
@@ -217,7 +226,9 @@ def test_a_session_that_grows_too_long_is_refused() -> None:
 
 @pytest.mark.parametrize(("tables", "at"), [(CLOSED, "workload.arrivals"), (SESSIONS, "workload.sessions")])
 def test_a_think_time_that_is_too_long_is_refused_where_it_stands(tables: dict[str, Any], at: str) -> None:
-    endless = sweep(laid(tables, {f"{at}.think_s": {"distribution": "constant", "value": 2e6}}))
+    endless = sweep(
+        laid(tables, {f"{at}.think_s": {"distribution": "constant", "value": 2e6}, "report.horizon_s": 9.0})
+    )
     with pytest.raises(InputError) as caught:
         Draws(1, 0).job(prepare(endless).points[0])
     assert str(caught.value) == f"{at}.think_s: drew 2e+06 s: must be at most 1152921 s"
