@@ -130,7 +130,7 @@ def _residuals(
     log: Log, server: Server, law: Law, kept: NDArray[np.bool_], client_s: float
 ) -> list[NDArray[np.float64]] | None:
     """Return the residuals of each time that a log has, in units of its mean; None where a request is not served."""
-    records = replay(log, server, law)
+    records = replay(log, server, law, client_s)
     if (records.status != SERVED).any():
         return None
     residuals = []

@@ -227,12 +227,13 @@ class _Fit:
     def trial(self, values: Floats, scatter: Scatter) -> Floats:
         """Replay with a law that is off by values, and scatter; return what comes of it, (observation,)."""
         law = self.opening.at(values[: len(self.opening.names)])
-        times = scattered(self.log, self.server, law_of(law), draw_time(scatter, self.end_s, self.rng))
+        client_s = float(values[-1]) if self.client else 0.0
+        times = scattered(self.log, self.server, law_of(law), draw_time(scatter, self.end_s, self.rng), client_s)
         came = self._observed(times)
         if not np.isfinite(came).all():
             raise InputError("the server could never serve some requests of the log: its KV capacity is too small")
-        if self.client:
-            came = came + values[-1] * (self.quantity != 1)
+        if client_s:
+            came = came + client_s * (self.quantity != 1)
         if scatter.ttft_s:
             came = came + self._spread_of_ttft(scatter.ttft_s)
         return came

@@ -52,7 +52,7 @@ def times_of_log(log: Log) -> Times:
 
 def times_of_records(log: Log, records: Records, client_s: float = 0.0) -> Times:
     """Return what was simulated, with what a client's clock adds where the log's is one."""
-    return _late(_times(log.came_s, *_tokens_s(records), log.output_tokens), client_s if log.clock == "client" else 0.0)
+    return _late(_times(*_seconds(records), log.output_tokens), client_s if log.clock == "client" else 0.0)
 
 
 def _late(times: Times, by_s: float | Floats) -> Times:
@@ -60,12 +60,13 @@ def _late(times: Times, by_s: float | Floats) -> Times:
     return Times(times.ttft_s + by_s, times.tpot_s, times.e2e_s + by_s)
 
 
-def _tokens_s(records: Records) -> tuple[Floats, Floats]:
+def _seconds(records: Records) -> tuple[Floats, Floats, Floats]:
+    """Return when requests came, and when they had their first and last token."""
     first, last = (
         np.where(records.status == SERVED, ticks, np.nan) / TICKS_PER_S
         for ticks in (records.first_token, records.last_token)
     )
-    return first, last
+    return records.arrival / TICKS_PER_S, first, last
 
 
 def _times(came: Floats, first: Floats, last: Floats, output: NDArray[np.int64]) -> Times:
@@ -74,18 +75,21 @@ def _times(came: Floats, first: Floats, last: Floats, output: NDArray[np.int64])
     return Times(first - came, tpot, last - came)
 
 
-def replay(log: Log, server: Server, law: Law) -> Records:
-    """Simulate a log's requests with this step law of a server; raises like `simulate_replica`."""
-    return _served(log.requests(), server, law)
+def replay(log: Log, server: Server, law: Law, client_s: float = 0.0) -> Records:
+    """Simulate a log's requests, `Log.requests`, with this step law of a server; raises like `simulate_replica`."""
+    return _served(log.requests(client_s), server, law)
 
 
-def scattered(log: Log, server: Server, law: Law, time: OwnTime) -> Times:
-    """Return what users feel of a server that follows a law on a time of its own; raises like `replay`."""
-    requests = log.requests()
+def scattered(log: Log, server: Server, law: Law, time: OwnTime, client_s: float = 0.0) -> Times:
+    """Return what users feel of a server that follows a law on a time of its own; raises like `replay`.
+
+    Requests come as by `Log.requests`; what a client's clock adds to the times is not in them.
+    """
+    requests = log.requests(client_s)
     own = np.rint(time.own(requests.arrival / TICKS_PER_S) * TICKS_PER_S).astype(np.int64)
     records = _served(requests._replace(arrival=own), server, law)
-    first, last = (time.ours(token) for token in _tokens_s(records))
-    return _times(log.came_s, first, last, log.output_tokens)
+    came, first, last = (time.ours(at) for at in _seconds(records))
+    return _times(came, first, last, log.output_tokens)
 
 
 def _served(requests: Requests, server: Server, law: Law) -> Records:
@@ -133,9 +137,9 @@ def predicted(log: Log, server: Server, known: Coefficients, count: int | None =
         if fitted is not None and log.clock == "client":
             client_s = max(rng.normal(fitted.client_s, fitted.client_error_s), 0.0)
         if scatter is None:
-            came.append(times_of_records(log, replay(log, server, drawn), client_s))
+            came.append(times_of_records(log, replay(log, server, drawn, client_s), client_s))
             continue
-        times = scattered(log, server, drawn, draw_time(scatter, end_s, rng))
+        times = scattered(log, server, drawn, draw_time(scatter, end_s, rng), client_s)
         late = np.maximum(scatter.ttft_s * rng.standard_normal(len(log.queued_s)), -times.ttft_s)
         came.append(_late(times, late + client_s))
     return came

@@ -5,10 +5,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from batchcube.engine.continuous import Requests, make_requests
+from batchcube.engine.continuous import Requests, follow, make_requests
+from batchcube.engine.continuous.model import ANYBODY, NOBODY
 
 Floats = NDArray[np.float64]
 Clock = Literal["server", "client"]
+
+# Of a closed loop: requests that say so at least, and how far apart, of a step, times from an end to the next arrival.
+_TELL, _REGULAR = 10, 0.25
 
 
 class Log(NamedTuple):
@@ -34,6 +38,8 @@ class Log(NamedTuple):
     warm_up: int = 0
     notes: tuple[str, ...] = ()
     """What must be known of the times, a line each."""
+    loop: int = 0
+    """Requests that a closed loop kept under way, each of the others sent when one ended; 0 where it was none."""
 
     @property
     def came_s(self) -> Floats:
@@ -43,9 +49,19 @@ class Log(NamedTuple):
         """
         return in_turn(self.queued_s, self.arrival_s)
 
-    def requests(self) -> Requests:
-        """Return what the simulator replays."""
-        return make_requests(self.came_s, self.prompt_tokens, self.output_tokens)
+    def requests(self, client_s: float = 0.0) -> Requests:
+        """Return what the simulator replays; those of a closed loop come as long after an end as they did.
+
+        An end is seen later by a client's clock, which adds ``client_s``.
+        """
+        requests = make_requests(self.came_s, self.prompt_tokens, self.output_tokens)
+        if not self.loop:
+            return requests
+        delay = np.zeros(len(self.came_s))
+        delay[self.loop :] = np.maximum(_after_ends(self.came_s, self.last_token_s, self.loop), 0.0)
+        if self.clock == "client":
+            delay[self.loop :] += client_s
+        return follow(requests, np.where(np.arange(len(delay)) < self.loop, NOBODY, ANYBODY), delay)
 
     def first(self, count: int) -> NDArray[np.bool_]:
         """Say which requests are among the first ``count``."""
@@ -64,6 +80,36 @@ class Log(NamedTuple):
 def in_turn(queued_s: Floats, arrival_s: Floats | None) -> Floats:
     """Return (request,) when requests came: `Log.came_s`."""
     return queued_s if arrival_s is None else np.maximum.accumulate(arrival_s)
+
+
+def loop_of(log: Log) -> int:
+    """Return how many requests a closed loop kept under way, 0 where arrivals do not look like those of one.
+
+    In a loop every end has an arrival that follows it, always as soon, and more evenly than one arrival the last. Where
+    a replay moves an end, by the scatter of steps, that arrival must move along: it would fall anywhere in a step, and
+    wait for half of one.
+    """
+    came, ends = log.came_s, np.sort(log.last_token_s)
+    several = log.output_tokens > 1
+    if not several.any():
+        return 0
+    steps = (log.last_token_s - log.first_token_s)[several] / (log.output_tokens[several] - 1)
+    near = _REGULAR * float(np.median(steps))
+    under_way = 1 + np.arange(len(came)) - np.searchsorted(ends, came + near, side="right")
+    users = max(int(under_way.max()), 1)
+    if len(came) - users < max(users, _TELL):
+        return 0
+    even = _spread(_after_ends(came, log.last_token_s, users))
+    return users if even <= min(near, _spread(np.diff(came))) else 0
+
+
+def _after_ends(came_s: Floats, last_token_s: Floats, users: int) -> Floats:
+    """Return how long after an end each request came, but the first as many as ``users``: one after each end."""
+    return came_s[users:] - np.sort(last_token_s)[: len(came_s) - users]
+
+
+def _spread(times: Floats) -> float:
+    return float(np.subtract(*np.quantile(times, [0.75, 0.25])))
 
 
 def left_out_of(failed: int, cancelled: int, warm_up: int) -> str:

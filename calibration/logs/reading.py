@@ -15,7 +15,7 @@ from batchcube.documents import read_file, unpacked
 from batchcube.errors import InputError, found_in
 
 from .fields import Entry, Fields, LeftOut, check
-from .log import Floats, Log, in_turn, left_out_of
+from .log import Floats, Log, in_turn, left_out_of, loop_of
 from .registry import FORMATS, PLAIN, LogFormat, format_of, format_of_value, recognised
 from .sources import Source, head_of
 
@@ -72,7 +72,7 @@ def read_log(path: str | Path, how: Reading = BY_CONTENT) -> Log:
         found = _found(Source(data), how)
         if len(found.models) > 1:
             raise InputError(f"is of several models, {', '.join(found.models[:5])}: a law is of one, take them apart")
-        entries, notes = _with_arrivals(found, how.concurrency)
+        entries, notes, loop = _with_arrivals(found, how.concurrency)
         if any(np.isnan(entry.first_token_s) or np.isnan(entry.last_token_s) for entry in entries):
             raise InputError("has arrivals, but no times of tokens: a workload, no log of a server")
         if len(entries) < 2:
@@ -87,7 +87,7 @@ def read_log(path: str | Path, how: Reading = BY_CONTENT) -> Log:
     )
     came = _arrived(arrival, queued)
     start, prompt, output = queued[0] if came is None else came[0], *_tokens(entries)
-    return Log(
+    log = Log(
         queued - start,
         scheduled - start,
         first - start,
@@ -101,6 +101,10 @@ def read_log(path: str | Path, how: Reading = BY_CONTENT) -> Log:
         *_counts(found.left_out),
         (*notes, *_chunky(entries), *_ended(entries)),
     )
+    if loop or not (told := loop_of(log)):
+        return log._replace(loop=loop)
+    note = f"requests came as in a closed loop of {told}, and do so in the simulation: each when one before it ends"
+    return log._replace(loop=told, notes=(*log.notes, note))
 
 
 def read_arrivals(content: bytes, format: LogFormat | None = None) -> Arrivals | None:
@@ -173,10 +177,11 @@ def _found(source: Source, how: Reading) -> _Found:
     return _Found(name, entries, left_out, list(models))
 
 
-def _with_arrivals(found: _Found, concurrency: int | None) -> tuple[list[Entry], list[str]]:
-    """Return requests with arrivals, and what must be known of these.
+def _with_arrivals(found: _Found, concurrency: int | None) -> tuple[list[Entry], list[str], int]:
+    """Return requests with arrivals, what must be known of these, and `Log.loop`, where it gives the arrivals.
 
     Where a file only holds durations, a closed loop gives them: a request is sent the moment that one before it ends.
+    Of several loops in one file the arrivals stay as they are.
     """
     entries = found.entries
     notes = list(dict.fromkeys(entry.note for entry in entries if entry.note))
@@ -184,7 +189,7 @@ def _with_arrivals(found: _Found, concurrency: int | None) -> tuple[list[Entry],
     if not any(unknown):
         if concurrency is not None:
             raise InputError("the file has arrival times: none are to be reckoned", path="`concurrency`")
-        return entries, notes
+        return entries, notes, 0
     if not all(unknown):
         raise InputError(f"{sum(unknown)} of {len(entries)} requests have no arrival time")
     if not (concurrency or all(entry.at_once for entry in entries)):
@@ -200,7 +205,8 @@ def _with_arrivals(found: _Found, concurrency: int | None) -> tuple[list[Entry],
         f"no arrival times: reckoned for a closed loop of {', '.join(map(str, loops))}, each request sent the moment "
         "that one before it ends"
     )
-    return _closed_loop(entries, concurrency), notes
+    is_one = len(loops) == 1 == len({entry.run for entry in entries}) and loops[0] < len(entries)
+    return _closed_loop(entries, concurrency), notes, loops[0] if is_one else 0
 
 
 def _closed_loop(entries: Sequence[Entry], concurrency: int | None) -> list[Entry]:

@@ -213,9 +213,9 @@ def validate(
     warnings = [*contradictions(log, settings, source), *remarks_on(settings), *doubts_of(known)]
     law = step_law_of(known)
     unknown = unmeasured_of(known)
-    server = server_of(settings)
+    server, client_s = server_of(settings), 0.0 if known.log is None else known.log.client_s
     with found_in(file=source):
-        records = replay(log, server, law)
+        records = replay(log, server, law, client_s)
     rejected = int((records.status != SERVED).sum())
     if rejected:
         raise InputError(
@@ -227,15 +227,16 @@ def validate(
         warnings.append(f"{fitted - skipped} of the {count - skipped} requests judged are those that were fitted")
     judged = ~log.first(skipped)
     draws = draws_of(log, server, known)
-    measured, simulated = times_of_log(log), times_of_records(log, records, known.log.client_s if known.log else 0.0)
-    ended = log.came_s + simulated.e2e_s
+    measured, simulated = times_of_log(log), times_of_records(log, records, client_s)
+    sent = records.arrival / TICKS_PER_S
+    ended = sent + simulated.e2e_s
     for name, variable in _LIKE.items():
         if set(REGISTRY[variable].rests_on) & set(unknown):
             simulated = simulated._replace(**{name: np.full(count, np.nan)})
     scheduled, last = records.scheduled / TICKS_PER_S, records.last_token / TICKS_PER_S
     time_s = np.linspace(0.0, float(max(log.last_token_s.max(), ended.max())), 400)
     courses = _courses("measured", log.came_s, log.scheduled_s, log.last_token_s, time_s)
-    courses |= _courses("simulated", log.came_s, scheduled, ended, time_s)
+    courses |= _courses("simulated", sent, scheduled, ended, time_s)
     most, _ = _most_at_once(records.first_token / TICKS_PER_S, last, np.ones(count))
     came = log.came_s[judged]
     asked = Reach(

@@ -12,6 +12,7 @@ from batchcube.calibration.coefficients import Coefficients, FittedLog, Raw, Ste
 from batchcube.calibration.fitting import FITS, LogFit, fit_log
 from batchcube.calibration.laws import law_of
 from batchcube.calibration.logs import Log, read_log
+from batchcube.calibration.logs.log import loop_of
 from batchcube.calibration.opening import means_of, opened
 from batchcube.calibration.prediction import (
     Server,
@@ -59,6 +60,41 @@ def test_a_replay_with_the_true_law_gives_the_log_again() -> None:
     records = replay(log, server(), make_law(*TRUTH))
     for measured, simulated in zip(times_of_log(log), times_of_records(log, records), strict=True):
         np.testing.assert_allclose(simulated, measured, rtol=1e-9)
+
+
+def closed(users: int, count: int, seed: int) -> Log:
+    """Return the log of a closed loop on a server whose steps scatter around `TRUTH`, stamped to the microsecond."""
+    rng, nothing = np.random.default_rng(seed), np.zeros(count)
+    prompt, output = rng.integers(20, 1500, count), rng.integers(20, 250, count)
+    asked = Log(nothing, nothing, nothing, nothing, prompt, output, "", loop=users)
+    records = replay(asked, server(), make_law(*TRUTH))
+    time = draw_time(Scatter(0.05, 0.0, 9e-3, (5.0, 5.0), 0.0), 1.2 * records.last_token.max() / TICKS_PER_S, rng)
+    came, first, last = (
+        time.ours(ticks / TICKS_PER_S).round(6) for ticks in (records.arrival, records.first_token, records.last_token)
+    )
+    return asked._replace(queued_s=came, first_token_s=first, last_token_s=last, loop=0)
+
+
+@pytest.mark.parametrize("users", [1, 4, 8])
+def test_a_closed_loop_is_replayed_as_one(users: int) -> None:
+    off: dict[int, list[float]] = {0: [], users: []}
+    for seed in range(3):
+        log = closed(users, 100, seed)
+        assert loop_of(log) == users
+        for loop, errors in off.items():
+            simulated = times_of_records(log, replay(log._replace(loop=loop), server(), make_law(*TRUTH)))
+            errors.append(float(simulated.ttft_s.mean() / times_of_log(log).ttft_s.mean() - 1))
+    assert np.mean(off[users]) == pytest.approx(0.0, abs=0.01)
+    # With arrivals that stay where they are, requests of a busy server wait for half of a step more.
+    assert users == 1 or np.mean(off[0]) > 0.04
+
+
+def test_arrivals_that_wait_for_no_end_are_of_no_closed_loop() -> None:
+    assert [loop_of(log) for log in (made(), made(seed=4), read_log(SAMPLES / "vllm-requests.jsonl"))] == [0, 0, 0]
+    # One at a time, at even intervals, answers of many lengths.
+    lone, each = 3.0 * np.arange(40), np.full(40, 100)
+    first, last = lone + 0.1, lone + np.linspace(0.5, 2.0, 40)
+    assert loop_of(Log(lone, lone, first, last, each, each, "")) == 0
 
 
 def decode_s(law: StepCoefficients, decodes: float) -> float:
