@@ -197,7 +197,9 @@ def record(cube: xr.Dataset, texts: Sequence[str], looked: Sequence[int], missin
         if REPLICATION in variable.dims:
             variable.attrs[FIRST_LOOK] = begun
     said = f"{NOTE} (at {', '.join(map(str, looked))}) until intervals are narrow enough ({wanted}); " + (
-        f"this was not reached: {missing}" if missing else "they carry that: at the time of stopping they hold in 95 %"
+        f"this was not reached: {missing}"
+        if missing
+        else "they carry that: of about normal values they hold in 95 % at the time of stopping"
     )
     kept = [line for line in str(cube.attrs.get("notes", "")).splitlines() if not line.startswith(NOTE)]
     cube.attrs["notes"] = "\n".join([*kept, said])

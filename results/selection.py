@@ -19,12 +19,13 @@ that holds its own, by `tolerance` or more, has an objective that is better by m
 **How.** Half of alpha goes to the limits, half to the comparison (all of it to the one where there is no other), and
 each half in equal parts to the looks (Bonferroni: valid whatever the dependence between looks, systems and criteria).
 Limits have two-sided t intervals of the mean ratio, simultaneous over criteria and systems, whose end on the side of
-the longer tail is moved out by the skewness of the values (Johnson); those of several looks are all valid at once, so
-that their intersection is taken. The comparison is the race of Kim and Nelson: a system goes out as soon as one that
-surely holds is surely better, by their paired differences; the race ends when the best that holds is at most the
-indifference zone worse than any that is left. Only the k - 1 differences from the true best can mislead it, so that
-each has 1 / (k - 1) of the error, on one side. Systems whose interval of a ratio lies within 1 ± tolerance but across 1
-are *at their limit* and leave the race: they need not be told apart from it.
+the longer tail is moved out by the skewness of the values (Johnson). Where the values of a share of requests are all
+equal, none or all of them late, it ends where so many requests would not have shown one that differs. Intervals of
+several looks are all valid at once, so that their intersection is taken. The comparison is the race of Kim and Nelson:
+a system goes out as soon as one that surely holds is surely better, by their paired differences; the race ends when the
+best that holds is at most the indifference zone worse than any that is left. Only the k - 1 differences from the true
+best can mislead it, so that each has 1 / (k - 1) of the error, on one side. Systems whose interval of a ratio lies
+within 1 ± tolerance but across 1 are *at their limit* and leave the race: they need not be told apart from it.
 
 Where Kim and Nelson have a triangle about the sum of the differences, with a variance from the first look alone, here
 are repeated confidence intervals (Jennison and Turnbull) with the variance of all replications so far. Both bound the
@@ -123,6 +124,7 @@ def select(
     alpha: float = ALPHA,
     indifference: float,
     tolerance: float = TOLERANCE,
+    of_one: ArrayLike = 0.0,
 ) -> Selection:
     """Return what is known of k systems after the last of the `planned` looks that the values reach.
 
@@ -133,11 +135,13 @@ def select(
     are gone through again, so that the same values always give the same answer.
 
     `indifference` is the share of the objective by which a system may be worse than the best and still be chosen.
+    `of_one`, (criterion, system), is by how much one request moves the ratio of its replication; 0 of what is no share.
     Raises InputError where shapes, looks or shares make no sense, and where a value of a system in the race is missing.
     """
     values, shares = np.asarray(objective, dtype=np.float64), np.asarray(ratios, dtype=np.float64)
     _check(values, shares, planned, alpha, indifference, tolerance)
-    race = _Race(values, shares, len(planned), alpha, indifference, tolerance)
+    each = np.broadcast_to(np.asarray(of_one, dtype=np.float64), shares.shape[:2])
+    race = _Race(values, shares, each, len(planned), alpha, indifference, tolerance)
     for count in (look for look in planned if look <= values.shape[1]):
         race.look(count)
         if race.is_decided:
@@ -165,9 +169,16 @@ class _Race:
     """Keep what the looks so far have shown."""
 
     def __init__(
-        self, values: Floats, shares: Floats, looks: int, alpha: float, indifference: float, tolerance: float
+        self,
+        values: Floats,
+        shares: Floats,
+        of_one: Floats,
+        looks: int,
+        alpha: float,
+        indifference: float,
+        tolerance: float,
     ) -> None:
-        self.values, self.shares = values, shares
+        self.values, self.shares, self.of_one = values, shares, of_one
         self.looks, self.alpha, self.indifference, self.tolerance = looks, alpha, indifference, tolerance
         criteria, systems = shares.shape[:2]
         parts = (criteria > 0) + (systems > 1)
@@ -196,9 +207,11 @@ class _Race:
         never = np.asarray(np.isinf(shares).any(axis=-1))
         known = np.where(never[..., None], 0.0, shares)
         mean, error = mean_and_error(known)
-        factor, lean = t_factor(count, self.alpha * self.of_limits), _lean(known)
+        chance = self.alpha * self.of_limits
+        factor, lean = t_factor(count, chance), _lean(known)
         more = np.abs(lean) * (1.0 + 2.0 * factor**2)
-        below, above = (error * (factor + np.where(side, more, 0.0)) for side in (lean < 0.0, lean > 0.0))
+        rest = np.where(error == 0.0, -np.log(chance) * self.of_one[:, going] / count, 0.0)
+        below, above = (error * (factor + np.where(side, more, 0.0)) + rest for side in (lean < 0.0, lean > 0.0))
         low, high = np.maximum(self.low[:, going], mean - below), np.minimum(self.high[:, going], mean + above)
         apart = np.asarray(low > high)  # happens with probability alpha at most
         low, high = np.where(apart, mean - below, low), np.where(apart, mean + above, high)
@@ -239,8 +252,12 @@ class _Race:
         """Return the highest assurance with which the last look would have named the best."""
         shares = self.shares[:, best, :count]
         mean, of_mean = mean_and_error(shares)
+        of_limits = _chance(count, 1.0 - mean, of_mean, np.maximum(_lean(shares), 0.0))
+        one = self.of_one[:, best]
+        with np.errstate(divide="ignore"):
+            of_limits = np.where((of_mean == 0.0) & (one > 0.0), np.exp((mean - 1.0) * count / one), of_limits)
         chances = np.append(
-            _chance(count, 1.0 - mean, of_mean, np.maximum(_lean(shares), 0.0)) / self.of_limits,
+            of_limits / self.of_limits,
             _chance(count, room, error, np.zeros_like(room)) / self.of_pairs,
         )
         return float(np.clip(1.0 - chances.max(initial=0.0), 0.0, 1.0 - self.alpha))

@@ -213,6 +213,11 @@ def t_factor(count: int, chance: float) -> float:
     return float(-scipy.special.stdtrit(count - 1, chance))
 
 
+def unseen(chance: float, count: ArrayLike) -> Floats:
+    """Return the largest share of which none in so many is seen with this chance (Clopper and Pearson's bound at 0)."""
+    return np.asarray(-np.expm1(np.log(chance) / np.asarray(count, dtype=np.float64)))
+
+
 def t_of(freedom: NDArray[np.int64], confidence: float) -> Floats:
     """Return Student's t factor of two-sided intervals; NaN without degrees of freedom."""
     _check_confidence(confidence)

@@ -66,7 +66,8 @@ class Race(NamedTuple):
     def largest(self) -> FloatArray:
         """`(system,)`, the mean of a system's largest ratio."""
         ratios = self.found.ratios.estimate
-        return np.where(np.isnan(ratios), np.inf, ratios).max(axis=0)
+        largest: FloatArray = np.where(np.isnan(ratios), np.inf, ratios).max(axis=0)
+        return largest
 
     @property
     def least(self) -> float:
@@ -276,7 +277,8 @@ class Decider:
         same = np.arange(len(systems))
         yield from self._need(systems, self.replicas_on(gpus), FIRST)
         objective, ratios = self._table(systems, gpus, np.full(len(systems), FIRST))
-        first = self._select(objective, ratios, (FIRST,), _OF_FIRST * alpha)
+        of_one = self._of_one(systems, self.replicas_on(gpus)[systems])
+        first = self._select(objective, ratios, of_one, (FIRST,), _OF_FIRST * alpha)
         left = np.flatnonzero(first.states != FAILED)
         self._tell(first, gpus, FIRST, len(left))
         if not len(left):
@@ -290,7 +292,8 @@ class Decider:
             yield from self._need(systems[np.unique(same[going])], self.replicas_on(gpus), count)
             seen = np.full(len(left), count) if found is None else np.where(found.in_race, count, found.replications)
             objective, ratios = self._table(systems[same[left]], gpus, seen)
-            found = self._select(objective, ratios, self._planned, (1.0 - _OF_FIRST - _OF_QUEUE) * alpha)
+            share = 1.0 - _OF_FIRST - _OF_QUEUE
+            found = self._select(objective, ratios, of_one[:, left], self._planned, share * alpha)
             self._tell(found, gpus, count, int((found.states == IN_RACE).sum()))
             if found.is_decided:
                 break
@@ -300,8 +303,18 @@ class Decider:
             return first._replace(is_decided=False, assurance=0.0), same
         return _together(first, found, left, (_OF_FIRST + _OF_QUEUE) * alpha), same
 
-    def _select(self, objective: FloatArray, ratios: FloatArray, planned: Sequence[int], alpha: float) -> Selection:
-        return select(objective, ratios, planned, alpha=alpha, indifference=self.question.indifference)
+    def _select(
+        self, objective: FloatArray, ratios: FloatArray, of_one: FloatArray, planned: Sequence[int], alpha: float
+    ) -> Selection:
+        zone = self.question.indifference
+        return select(objective, ratios, planned, alpha=alpha, indifference=zone, of_one=of_one)
+
+    def _of_one(self, numbers: NDArray[np.int64], replicas: NDArray[np.int64]) -> FloatArray:
+        """Return by how much a request moves the ratio of a replication, (criterion, system)."""
+        came = self.values.of("measured", numbers, replicas, FIRST) + self.values.of("missed", numbers, replicas, FIRST)
+        requests = np.maximum(came.mean(axis=1), 1.0)
+        every = [criterion.of_one(requests) for criterion in self.question.criteria]
+        return np.reshape(every, (len(every), len(numbers)))
 
     def _table(self, numbers: NDArray[np.int64], gpus: int, seen: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """Return objective (system, replication) and ratios (criterion, system, replication) of those seen (system,).

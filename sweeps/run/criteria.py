@@ -31,9 +31,16 @@ class Criterion(NamedTuple):
 
     def ratios(self, values: FloatArray) -> FloatArray:
         """Return each value of the statistic in units of what is allowed; of a goodput, the share that falls short."""
-        short = self.variable == GOODPUT
-        found, allowed = (1.0 - values, 1.0 - self.limit) if short else (values, self.limit)
-        return found / allowed if allowed > 0.0 else np.where(found > 0.0, np.inf, 0.0)
+        found = 1.0 - values if self.variable == GOODPUT else values
+        return found / self._allowed if self._allowed > 0.0 else np.where(found > 0.0, np.inf, 0.0)
+
+    def of_one(self, requests: FloatArray) -> FloatArray:
+        """Return by how much one request of so many moves the ratio of a share; 0 of times, and if none is allowed."""
+        return 1.0 / (self._allowed * requests) if self.variable in _SHARES and self._allowed > 0.0 else 0.0 * requests
+
+    @property
+    def _allowed(self) -> float:
+        return 1.0 - self.limit if self.variable == GOODPUT else self.limit
 
     def values(self, report: Mapping[str, NDArray[Any]]) -> FloatArray:
         """Return the statistic (job,) of a report with leading axis job; InputError where there is none.

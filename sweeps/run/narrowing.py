@@ -13,7 +13,7 @@ from batchcube.engine.statistics import QUANTILES
 from batchcube.errors import InputError
 from batchcube.results.names import usual
 from batchcube.results.precision import FEWEST, Precision, Wanted, level, looked_at, parse, schedule
-from batchcube.results.statistics import mean_interval
+from batchcube.results.statistics import mean_interval, unseen
 from batchcube.results.text import in_percent
 from batchcube.results.variables import FIRST_LOOK, REGISTRY
 
@@ -26,6 +26,9 @@ from .store import Report
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+_CAME = ("measured", "missed")
 
 
 class Narrowing:
@@ -89,7 +92,7 @@ class Narrowing:
 
     def look(self, count: int, reports: Mapping[int, Report], progress: Progress) -> bool:
         """Look at so many replications, and say whether they are enough; `reports` has those that no cube holds."""
-        names = {wanted.name for wanted in self.wanted}
+        names = {*(wanted.name for wanted in self.wanted), *_CAME}
         for number in sorted(reports):
             if number not in self._seen:
                 self._seen[number] = {name: array for name, array in reports[number].items() if name in names}
@@ -120,14 +123,24 @@ class Narrowing:
         there = ~np.isnan(values).all(axis=-1)
         found = mean_interval(values, -1, level(self.first), REGISTRY[wanted.name].bounds)
         half = np.maximum(found.high - found.estimate, found.estimate - found.low)
+        if REGISTRY[wanted.name].bounds == (0.0, 1.0):
+            # Of a share that is the same in all, what so many requests would not have shown.
+            rest = unseen(0.5 - 0.5 * level(self.first), self._came())
+            half = np.where(half == 0.0, rest.reshape(-1, *(1,) * (half.ndim - 1)), half)
         limit = wanted.width * (np.abs(found.estimate) if wanted.relative else 1.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(half == 0.0, 0.0, half / limit)
         ratio = np.where(there, np.where(np.isnan(ratio), np.inf, ratio), 0.0)
         at = np.unravel_index(int(ratio.argmax()), ratio.shape)
-        width = in_percent(half[at] / abs(found.estimate[at])) if wanted.relative else f"{half[at]:.2g}"
+        is_part = wanted.relative and found.estimate[at] != 0.0
+        width = in_percent(half[at] / abs(found.estimate[at])) if is_part else f"{half[at]:.2g}"
         point = where(self.axes, tuple(map(int, np.unravel_index(at[0], self.shape)))) if self.axes else ""
         return [(float(ratio[at]), f"{wanted.label} ± {width}" + (f" ({point})" if point else ""))]
+
+    def _came(self) -> NDArray[np.float64]:
+        """Return how many requests past the warm-up came in all replications, (point,)."""
+        every = [values.sum(axis=1) for values in map(self._values, _CAME) if values is not None]
+        return np.maximum(np.sum(every, axis=0), 1.0)
 
     def _values(self, name: str) -> NDArray[np.float64] | None:
         """Return a variable of all replications, (point, replication, ...)."""

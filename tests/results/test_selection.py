@@ -189,6 +189,46 @@ def test_equal_systems_end_at_the_first_look():
     assert (found.difference.low, found.difference.high) == (0.0, 0.0)
 
 
+def test_a_share_of_which_none_was_seen_holds_where_so_many_requests_would_have_shown_it():
+    none, of_one = np.zeros((1, 8)), [[1.0 / (100 * 0.001)]]  # 100 requests a replication, 1 in 1000 may be late
+    found = select(none, none[None], [8], alpha=0.05, of_one=of_one)
+    assert found.verdicts == CANNOT_TELL
+    # One limit, one look, two sides, and nothing to compare: the chance of error is 0.025.
+    assert found.ratios.high == pytest.approx(-np.log(0.025) / 800 / 0.001)
+    found = select(np.zeros((1, 64)), np.zeros((1, 1, 64)), [64], alpha=0.05, of_one=of_one)
+    assert (found.verdicts, found.best) == (HOLDS, 0)
+    every = np.full((1, 8), 1.0 / 0.999)  # all are late where all but 1 in 1000 may be
+    found = select(every, every[None], [8], alpha=0.05, of_one=[[1.0 / (100 * 0.999)]])
+    assert (found.verdicts, found.ratios.low < 1.0) == (CANNOT_TELL, True)
+    # Of times nothing changes.
+    assert select(none, none[None], [8], alpha=0.05).verdicts == HOLDS
+
+
+@pytest.mark.parametrize(("requests", "limit"), [(100, 0.0002), (500, 0.0002), (100, 0.001)])
+def test_rare_late_requests_do_not_hold_by_chance(requests, limit):
+    planned, wrong = looks(32, 256), 0
+    rng = np.random.default_rng(requests)
+    for _ in range(RUNS):
+        late = rng.binomial(requests, 2.0 * limit, (1, planned[-1])) / requests / limit
+        for count in planned:
+            seen = late[:, :count]
+            found = select(seen, seen[None], planned, alpha=0.025, of_one=1.0 / (requests * limit))
+            if found.is_decided:
+                break
+        wrong += found.verdicts.item() == HOLDS
+    assert wrong / RUNS <= at_most(0.025 / 2)
+
+
+def test_the_assurance_of_a_share_of_which_none_was_seen_is_that_of_so_many_requests():
+    none, of_one = np.zeros((2, 64)), 1.0 / (100 * 0.001)
+    values = none + np.array([[1.0], [1.001]]) + 0.1 * np.random.default_rng(1).normal(size=(2, 64))
+    found = select(values, none[None], [64, 128], alpha=0.05, of_one=of_one)
+    assert found.best is not None
+    assert not found.is_decided
+    plain = select(values, none[None], [64, 128], alpha=0.05)
+    assert found.assurance <= plain.assurance
+
+
 def test_a_system_at_its_limit_is_left_and_the_next_is_chosen():
     rng = np.random.default_rng(2)
     ratios = np.array([[1.0, 0.5]])[..., None] + 0.005 * rng.normal(size=(1, 2, 64))

@@ -144,6 +144,26 @@ def test_shares_are_meant_in_points_and_several_variables_together() -> None:
     assert usual.attrs["precision_reached"] == 1
 
 
+@pytest.mark.parametrize(("limit", "last"), [(1000.0, 27), (0.5, 27)])
+def test_a_share_that_is_the_same_in_all_is_looked_at_until_so_many_requests_would_show_another(
+    limit: float, last: int
+) -> None:
+    report = {"request_sla_s": limit, "warmup_fraction": 0.5}
+    said = Heard()
+    few = Precision(("request_sla_violation_fraction=0.002",), 200)
+    cube = run_sweep(sweep(report=report), precision=few, progress=said)
+    share = cube["request_sla_violation_fraction"].values
+    assert (share == share.flat[0]).all()
+    assert cube.sizes["replication"] == last
+    # Of two equal points the first: -ln(chance) over 8 times 100 requests.
+    chance = 0.5 - 0.5 * level(8)
+    assert f"request_sla_violation_fraction ± {1.0 - chance ** (1.0 / 800):.2g} (" in said.texts[0]
+    assert "of about normal values they hold in 95 %" in cube.attrs["notes"]
+    # A part of nothing is never reached.
+    part = run_sweep(sweep(report=report), precision=Precision(("request_sla_violation_fraction=50%",), 12))
+    assert part.attrs["precision_reached"] == (limit < 1.0)
+
+
 def test_memory_is_a_budget_too(monkeypatch: pytest.MonkeyPatch) -> None:
     real = execution._size
     monkeypatch.setattr(
