@@ -19,9 +19,9 @@ from batchcube.results.labelled import error_of, level_of, of_single
 from batchcube.results.overload import NOTES, judge
 from batchcube.results.pieces import any_of, read_later
 from batchcube.results.statistics import Interval, mean_interval, paired_difference
-from batchcube.results.text import all_of, shortened, told_apart
+from batchcube.results.text import all_of, counted_range, shortened, told_apart
 from batchcube.results.unserved import left_out
-from batchcube.results.variables import RATE_PATHS, REGISTRY, is_time
+from batchcube.results.variables import RATE_PATHS, REGISTRY, REPLICATION, is_time
 
 from . import style
 
@@ -175,6 +175,14 @@ class View:
         """The number of replications."""
         return int(self.cube.sizes["replication"])
 
+    def _with_values(self) -> str:
+        """Say how many replications have a value of what is drawn: of a class, or of times, some may have none."""
+        counts = [self.replications]
+        for name in self.drawn:
+            if (seen := self.cube[name]).dtype.kind == "f" and REPLICATION in seen.dims:
+                counts += np.unique(seen.notnull().sum(REPLICATION)).tolist()
+        return counted_range(filter(None, counts[1:] or counts), "replication")
+
     def unit(self, variable: str) -> str:
         """Return the unit that a variable states."""
         return shortened(printable(self.cube[variable].attrs["units"]))
@@ -201,7 +209,7 @@ class View:
                 if self.of_single
                 else "intervals are 95 % t intervals over replications."
             )
-            said = f"Means of {self.replications} replications of {count} requests; {intervals}"
+            said = f"Means of {self._with_values()} of {count} requests; {intervals}"
         left = left_out(self.cube) if any(map(is_time, self.drawn)) else ""
         # Overload is marked in the figure itself and explained in its legend.
         lines = str(self.cube.attrs.get("notes", "")).splitlines()

@@ -196,13 +196,22 @@ def record(cube: xr.Dataset, texts: Sequence[str], looked: Sequence[int], missin
     for variable in cube.data_vars.values():
         if REPLICATION in variable.dims:
             variable.attrs[FIRST_LOOK] = begun
-    said = f"{NOTE} (at {', '.join(map(str, looked))}) until intervals are narrow enough ({wanted}); " + (
-        f"this was not reached: {missing}"
-        if missing
-        else "they carry that: of about normal values they hold in 95 % at the time of stopping"
-    )
+    carry = "they carry that: of about normal values they hold in 95 % at the time of stopping"
+    ends = f"this was not reached: {missing}" if missing else carry
+    _note(cube, looked, f" until intervals are narrow enough ({wanted}); {ends}")
+
+
+def record_more(cube: xr.Dataset) -> None:
+    """Have a cube say how many replications came to it without looks, where some did after these."""
+    count, looked = cube.sizes[REPLICATION], looked_at(cube)
+    if looked and count > looked[-1]:
+        _note(cube, looked, f", and more without, {count} in all: intervals are at the level that the looks ask for")
+
+
+def _note(cube: xr.Dataset, looked: Sequence[int], text: str) -> None:
+    """Put a note on looks last, in the place of the one that is there."""
     kept = [line for line in str(cube.attrs.get("notes", "")).splitlines() if not line.startswith(NOTE)]
-    cube.attrs["notes"] = "\n".join([*kept, said])
+    cube.attrs["notes"] = "\n".join([*kept, f"{NOTE} (at {', '.join(map(str, looked))}){text}"])
 
 
 def looked_at(cube: xr.Dataset) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from .joining import parts_in_words
 from .names import lookup, usual
 from .pieces import has_values
 from .tables import Column, print_table
-from .text import counted, in_percent, papers_of
+from .text import counted, counted_range, in_percent, papers_of
 from .unserved import AMONG, shares_of
 from .variables import MANY_REFUSED, RATE_PATHS, REGISTRY, REPLICATION
 
@@ -273,11 +273,9 @@ def notes_of(cube: xr.Dataset) -> list[str]:
 
 
 def _replications(cube: xr.Dataset) -> str:
-    """Say how many replications points have: settings that left a plan have fewer."""
-    most = cube.sizes[REPLICATION]
-    seen = cube["plan_replications"].values if "plan_replications" in cube else np.array([most])
-    fewest = int(seen[seen > 0].min(initial=most))
-    return counted(most, "replication") if fewest == most else f"{fewest} to {most} replications"
+    """Say how many replications points have: configurations that left a plan have fewer."""
+    seen = cube["plan_replications"].values if "plan_replications" in cube else np.array([0])
+    return counted_range([cube.sizes[REPLICATION], *seen[seen > 0].tolist()], "replication")
 
 
 def _print_head(cube: xr.Dataset, console: Console) -> None:
@@ -408,8 +406,10 @@ def _print_notes(
         kind = "prediction" if any(labelled.of_single(cube[name]) for name in cube.data_vars) else "Student t"
         if "narrowed" in table and (table["narrowed"] != 1.0).any():
             kind = "control variates"
+        # Those in which there is a value.
+        over = counted_range(table["n"][table["n"] > 0].tolist() or [cube.sizes[REPLICATION]], "replication")
         console.print(
-            f"mean \u00b1 half of the {100 * confidence:g} % {kind} interval over {_replications(cube)}, "
+            f"mean \u00b1 half of the {100 * confidence:g} % {kind} interval over {over}, "
             "or mean [interval] where it meets a bound; \u00b1 0: all replications "
             "gave the same value (a quantile: the same bucket); -: no value",
             highlight=False,

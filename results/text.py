@@ -48,6 +48,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def counted_range(numbers: Iterable[int], noun: str) -> str:
+    """Return ``10 replications``, or ``8 to 10 replications`` where the numbers are not the same."""
+    first, *more = sorted(set(numbers))
+    return f"{first:,} to {counted(more[-1], noun)}" if more else counted(first, noun)
+
+
 def in_ranges(numbers: Iterable[int]) -> str:
     """Return ``1, 4-6, 9`` for whole numbers in order."""
     ranges: list[list[int]] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchcube.errors import InputError, printable
 from batchcube.results.disk import MOST_TOGETHER, cube_file
-from batchcube.results.precision import Precision, record
+from batchcube.results.precision import Precision, record, record_more
 from batchcube.results.provenance import MadeBy, batchcube_version
 from batchcube.results.variables import REPLICATION
 
@@ -327,6 +327,8 @@ class RunCourse:
         """Have a cube say how its replications were added."""
         if self.narrowing is not None:
             record(cube, self.narrowing.texts, self.narrowing.looked, self.narrowing.missing)
+        else:
+            record_more(cube)
 
     def _put(self, cube: "xr.Dataset", store: Store, stop: Stop) -> "xr.Dataset":
         """Write the cube, and forget the parts that are in it; return it, from its file where it is large."""

@@ -140,7 +140,8 @@ class Narrowing:
     def _came(self) -> NDArray[np.float64]:
         """Return how many requests past the warm-up came in all replications, (point,)."""
         every = [values.sum(axis=1) for values in map(self._values, _CAME) if values is not None]
-        return np.maximum(np.sum(every, axis=0), 1.0)
+        came: NDArray[np.float64] = np.maximum(np.sum(every, axis=0), 1.0)
+        return came
 
     def _values(self, name: str) -> NDArray[np.float64] | None:
         """Return a variable of all replications, (point, replication, ...)."""

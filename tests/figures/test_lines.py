@@ -80,6 +80,13 @@ def test_an_interval_without_an_upper_end_leaves_the_panel(cube, slo, scale):
     assert "give no upper end they reach out of the panel" in said(figure)
 
 
+def test_only_replications_with_a_value_are_counted(cube):
+    of_few = cube.copy(deep=True)
+    of_few["wait_mean_s"][1, 2, 0] = np.nan
+    assert "Means of 5 to 6 replications of" in said(draw("lines", of_few, y="wait_mean_s"))
+    assert "Means of 6 replications of" in said(draw("lines", of_few, y="throughput_requests_per_s"))
+
+
 def test_quantiles_of_all_requests_are_at_the_level_of_the_looks(cube):
     looked = cube.copy(deep=True)
     record(looked, ["2%"], [3], "")

@@ -202,6 +202,13 @@ def test_intervals_of_drawn_coefficients_are_called_what_they_are(make_cube):
     assert "half of the 95 % Student t interval over 6 replications" in printed(make_cube(), 300)
 
 
+def test_only_replications_with_a_value_are_counted(make_cube):
+    cube = make_cube().copy(deep=True)
+    cube["latency_mean_s"][0, 0, :2] = np.nan
+    assert "half of the 95 % Student t interval over 4 to 6 replications" in printed(cube, 300)
+    assert "interval over 6 replications" in printed(cube, 300, variables=["throughput_requests_per_s"])
+
+
 def test_chosen_variables_with_their_own_dimensions(example_cube):
     text = printed(example_cube, 200, variables=["bin_wait_mean_s", "requests"], max_rows=4)
     assert "44 of 48 rows are not shown" in text

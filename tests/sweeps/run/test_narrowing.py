@@ -102,7 +102,8 @@ def test_a_cube_of_a_plain_run_is_continued(tmp_path: Path) -> None:
     assert longer["latency_mean_s"].attrs["first_look"] == 15
     assert looked_at(longer) == looked_at(cube)
     assert longer.attrs["precision_level"] == level(15)
-    assert "replications were added in looks" in longer.attrs["notes"]
+    assert f", and more without, {longer.sizes['replication']} in all" in longer.attrs["notes"]
+    assert "until intervals are narrow enough" not in longer.attrs["notes"]
     check_cube(longer, "cube")
     # Whoever looks again goes on from the looks there were.
     again = run_sweep(sweep(), target, precision=LATENCY)
