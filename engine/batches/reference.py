@@ -12,6 +12,7 @@ from ..policies.controller import Heads, View, as_floats, controller_of
 from ..policies.estimates import Observation, RunningMeans, observe, start_means, update
 from ..policies.order import NO_RANK, Candidate, order_of, rank_of
 from ..policies.service import own_ticks, service_ticks
+from ..policies.sla import BATCH_TIME, TBT
 from ..policies.target import Target, decider, finished_of, last_of, steps_of
 from ..ticks import NEVER, TICKS_PER_MICROSECOND
 from .model import Bins, Records, Setup, Trace, deadline_of
@@ -223,11 +224,11 @@ class System:
 
     def signal(self, batch: Batch) -> float:
         """Return τ of a finished batch, in ticks."""
-        match self.setup.control.sla.signal:
-            case 0:
-                return batch.service / max(1, *(int(self.trace.output[i]) for i in batch.members))
-            case 1:
-                return float(batch.service)
+        chosen = self.setup.control.sla.signal
+        if chosen == TBT:
+            return batch.service / max(1, *(int(self.trace.output[i]) for i in batch.members))
+        if chosen == BATCH_TIME:
+            return float(batch.service)
         latencies = [self.completion_of(batch, i) - int(self.trace.arrival[i]) for i in batch.members]
         return float(sum(latencies) // len(latencies))  # whole ticks: the same in every backend
 

@@ -10,7 +10,7 @@ from batchcube.errors import InputError
 
 from ..dialect import maximum, minimum, policy, where
 from ..policies.order import reads_predictions
-from ..policies.sla import STEP_SIGNALS, TOKEN_GAP
+from ..policies.sla import STEP_SIGNALS, TBT, TOKEN_GAP
 from ..policies.target import Control, fixed_target, has_further
 from ..simulation import Shape
 from .fleet import Fleet
@@ -381,7 +381,7 @@ def make_replica(
         control = fixed_target(1, most_running, np.ones(1), np.ones(1))
     if not 1 <= control.smallest <= control.largest == most_running:
         raise InputError("must be the largest batch of the controllers", path="most_running", value=most_running)
-    if control.sla.enabled and control.sla.signal not in (0, TOKEN_GAP):
+    if control.sla.enabled and control.sla.signal not in (TBT, TOKEN_GAP):
         raise InputError(
             f"must be one of {', '.join(STEP_SIGNALS)} under continuous batching", path="policy.sla.signal"
         )

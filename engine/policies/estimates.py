@@ -8,6 +8,7 @@ from ..dialect import maximum, minimum, nearest, policy, where
 
 Kind = Literal["ema", "window"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+EMA, WINDOW = range(len(KINDS))
 UNIT = 1024
 """Observations are kept as integers of 1/1024, so that sums are exact and equal in every backend."""
 FINER = 1024
@@ -23,6 +24,7 @@ class Smoothing(NamedTuple):
     """How the running means forget."""
 
     kind: int
+    """Of `KINDS`."""
     weight: float
     """w of x̄ <- w·x + (1-w)·x̄."""
     observations: int
@@ -94,7 +96,7 @@ def blend(old: Any, new: Any, oldest: Any, first: Any, settings: Smoothing) -> A
     """Move one mean: towards the new value (`ema`), or by exchanging the oldest for it (`window`)."""
     fine = new * FINER
     smoothed = where(first, fine, approach(old, fine, settings.weight))
-    return where(settings.kind == 0, smoothed, old + new - oldest)
+    return where(settings.kind == EMA, smoothed, old + new - oldest)
 
 
 @policy
@@ -116,4 +118,4 @@ def update(running: RunningMeans, new: Observation, oldest: Observation, setting
 @policy
 def read(total: Any, running: RunningMeans, settings: Smoothing) -> Any:
     """Return one mean as a float, in the unit it was observed in."""
-    return total * 1.0 / (UNIT * where(settings.kind == 0, FINER, maximum(running.seen, 1)))
+    return total * 1.0 / (UNIT * where(settings.kind == EMA, FINER, maximum(running.seen, 1)))

@@ -10,6 +10,7 @@ from .controller import Controller, View, least_of, middle
 
 Rule = Literal["exact", "buffer", "margin", "literal"]
 RULES: tuple[Rule, ...] = get_args(Rule)
+EXACT, BUFFER, MARGIN, LITERAL = range(len(RULES))
 UNLIMITED = 2.0**40
 """Stands for "no capacity given": more tokens than any batch holds, yet finite, as every branch is evaluated."""
 
@@ -19,6 +20,7 @@ class Memory(NamedTuple):
 
     enabled: bool
     rule: int
+    """Of `RULES`."""
     capacity: float
     """η, tokens; `UNLIMITED` when no capacity is given."""
     quantile: float
@@ -29,7 +31,7 @@ class Memory(NamedTuple):
 
 def no_memory_bound(capacity_tokens: float = UNLIMITED) -> Memory:
     """Leave memory unbounded; a capacity is still used to count overflows."""
-    return Memory(False, 0, capacity_tokens, 0.0, 0.0)
+    return Memory(False, EXACT, capacity_tokens, 0.0, 0.0)
 
 
 def memory_bound(
@@ -70,9 +72,9 @@ def memory_batch(mean: Any, variance: Any, previous: Any, smallest: Any, largest
     # L0 = η - (θσ + μ), as printed, leaves (θσ + μ)/m with μ = previous·m: `previous` or more, whatever the memory.
     literal = floor(previous + deviation / mean)
     bound = where(
-        memory.rule == 0,
+        memory.rule == EXACT,
         largest_fitting(mean, variance, memory),
-        where(memory.rule == 1, buffer, where(memory.rule == 2, margin, literal)),
+        where(memory.rule == BUFFER, buffer, where(memory.rule == MARGIN, margin, literal)),
     )
     return minimum(maximum(bound, smallest), largest)
 
@@ -116,7 +118,7 @@ def decide_memory(state: MemoryState, view: View, memory: Memory) -> tuple[Memor
 
 def is_steady(memory: Memory) -> bool:
     """Say whether the bound stays while nothing finishes and nobody comes: unless it builds on the bound before."""
-    return not memory.enabled or RULES[memory.rule] in ("exact", "margin")
+    return not memory.enabled or memory.rule in (EXACT, MARGIN)
 
 
 MEMORY = Controller("memory", Memory, start_memory, decide_memory, is_steady)

@@ -18,6 +18,7 @@ SERVICE_ORDERS: tuple[ServiceOrder, ...] = get_args(ServiceOrder)
 BinChoice = Literal["oldest_head", "round_robin", "longest_queue"]
 CHOICES: tuple[BinChoice, ...] = get_args(BinChoice)
 NAMED = SERVICE_ORDERS + CHOICES
+FIRST_FORMED, SHORTEST_FIRST, OLDEST_HEAD, ROUND_ROBIN, LONGEST_QUEUE = range(len(NAMED))
 MOST_BINS = 2**20
 NO_RANK = 2**63 - 1
 """A rank behind all others: that of a bin in which nobody waits."""
@@ -90,7 +91,7 @@ class Named(NamedTuple):
     """Settings of the orders of the package: one function has them all, so that one kernel has."""
 
     which: int
-    """Index into `NAMED`."""
+    """Of `NAMED`."""
 
 
 @policy
@@ -99,8 +100,9 @@ def named_key(candidate: Candidate, settings: Named) -> Any:
     beyond = candidate.bin + MOST_BINS  # a remainder would cost a division
     turn = where(candidate.bin > candidate.previous, candidate.bin, beyond) - candidate.previous
     which, waiting = settings.which, -1.0 * candidate.size
-    of_bins = where(which == 2, candidate.request, where(which == 3, turn * 1.0, waiting))
-    return where(which == 0, candidate.number * 1.0, where(which == 1, candidate.service, of_bins))
+    of_bins = where(which == OLDEST_HEAD, candidate.request, where(which == ROUND_ROBIN, turn * 1.0, waiting))
+    formed = candidate.number * 1.0
+    return where(which == FIRST_FORMED, formed, where(which == SHORTEST_FIRST, candidate.service, of_bins))
 
 
 BUILTIN = Order("named", Named, named_key)
@@ -117,14 +119,14 @@ def order_settings(order: Any, path: str, allowed: tuple[str, ...]) -> Any:
 
 def is_ranked(settings: Any) -> bool:
     """Say whether formed batches are served in another order than that of their formation."""
-    return type(settings) is not Named or NAMED[settings.which] != "first_formed"
+    return type(settings) is not Named or settings.which != FIRST_FORMED
 
 
 def reads_predictions(settings: Any) -> bool:
     """Say whether an order may look at predicted lengths."""
-    return order_of(settings) is not BUILTIN or NAMED[settings.which] == "shortest_first"
+    return order_of(settings) is not BUILTIN or settings.which == SHORTEST_FIRST
 
 
 def counts_waiting(settings: Any) -> bool:
     """Say whether an order may look at how many wait."""
-    return order_of(settings) is not BUILTIN or NAMED[settings.which] == "longest_queue"
+    return order_of(settings) is not BUILTIN or settings.which == LONGEST_QUEUE

@@ -10,12 +10,14 @@ from .controller import Controller, View, middle
 
 Variant = Literal["paper", "heuristic"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+PAPER, HEURISTIC = range(len(VARIANTS))
 Signal = Literal["tbt", "batch_time", "latency", "token_gap"]
-SIGNALS: tuple[Signal, ...] = get_args(Signal)[:-1]
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
+TBT, BATCH_TIME, LATENCY, TOKEN_GAP = range(len(SIGNALS))
+BATCH_SIGNALS: tuple[Signal, ...] = ("tbt", "batch_time", "latency")
 STEP_SIGNALS: tuple[Signal, ...] = ("tbt", "token_gap")
 """Under continuous batching: the time of a decode step, or the time since the tokens before it, prefills between them
 included."""
-TOKEN_GAP = len(SIGNALS)
 
 
 class Sla(NamedTuple):
@@ -23,8 +25,9 @@ class Sla(NamedTuple):
 
     enabled: bool
     variant: int
+    """Of `VARIANTS`."""
     signal: int
-    """What is observed, also where the search is not enabled: of `SIGNALS`, or TOKEN_GAP."""
+    """What is observed, also where the search is not enabled: of `SIGNALS`."""
     target: float
     """D_SLA."""
     tolerance: float
@@ -44,15 +47,14 @@ class Range(NamedTuple):
 
 def no_sla(signal: str = "tbt") -> Sla:
     """Leave the batch size free of any latency target; the signal is observed for other controllers."""
-    return Sla(False, 0, signal_number(signal), float("inf"), 0.0, 0.0, 0.0)
+    return Sla(False, PAPER, signal_number(signal), float("inf"), 0.0, 0.0, 0.0)
 
 
 def signal_number(signal: str) -> int:
     """Return the number of a signal; InputError for one that does not exist."""
-    signals = (*SIGNALS, STEP_SIGNALS[-1])
-    if signal not in signals:
-        raise InputError(f"must be one of {', '.join(signals)}", path="policy.sla.signal", value=repr(signal))
-    return signals.index(signal)
+    if signal not in SIGNALS:
+        raise InputError(f"must be one of {', '.join(SIGNALS)}", path="policy.sla.signal", value=repr(signal))
+    return SIGNALS.index(signal)
 
 
 def sla_search(
@@ -98,8 +100,8 @@ def narrow(span: Range, signal: Any, batch: Any, smallest: Any, largest: Any, sl
     paper = narrow_paper(span, late, early, batch, smallest, largest, sla)
     heuristic = narrow_heuristic(span, late, early, batch, smallest, largest, sla)
     return Range(
-        where(sla.variant == 0, paper.low, heuristic.low),
-        where(sla.variant == 0, paper.high, heuristic.high),
+        where(sla.variant == PAPER, paper.low, heuristic.low),
+        where(sla.variant == PAPER, paper.high, heuristic.high),
     )
 
 

@@ -16,7 +16,7 @@ from batchcube.engine.continuous.promises import count_promises
 from batchcube.engine.continuous.reference import History, Move, Step
 from batchcube.engine.continuous.ticks import TICKS_PER_NANOSECOND
 from batchcube.engine.policies.bins import assign_bins
-from batchcube.engine.policies.estimates import FINER, KINDS, UNIT, RunningMeans, Smoothing, start_means
+from batchcube.engine.policies.estimates import EMA, FINER, UNIT, RunningMeans, Smoothing, start_means
 from batchcube.engine.policies.target import Target
 from batchcube.engine.tally import new_tally, row_of
 from batchcube.errors import InputError
@@ -180,7 +180,7 @@ def _history(steps: list[Decided], replica: Replica, zero_ns: int) -> History:
 def _means(row: Decided, smoothing: Smoothing) -> RunningMeans:
     """Return running means that are read as a row's signal."""
     nothing = start_means()
-    scale = FINER if KINDS[smoothing.kind] == "ema" else max(row.signals, 1)
+    scale = FINER if smoothing.kind == EMA else max(row.signals, 1)
     return RunningMeans(row.signals, nothing.total._replace(signal=round(row.signal_us * UNIT * scale)))
 
 

@@ -13,7 +13,7 @@ from batchcube.calibration.units import other_units
 from batchcube.engine.continuous.fleet import MOST_REPLICAS
 from batchcube.engine.continuous.steps import TABLED, table_problems
 from batchcube.engine.continuous.ticks import TICKS_PER_S
-from batchcube.engine.policies.sla import SIGNALS, STEP_SIGNALS
+from batchcube.engine.policies.sla import BATCH_SIGNALS, STEP_SIGNALS
 from batchcube.engine.ticks import TICKS_PER_S as BATCH_TICKS_PER_S
 from batchcube.errors import InputError
 
@@ -308,8 +308,8 @@ def _whole_batch_problems(point: Point) -> Iterator[Problem]:
             text = 'needs tokens, and workload.lengths.unit is "seconds"'
             yield Problem(("policy", "memory"), text, shown=False)
     for path, signal in _signals(point.policy):
-        if signal not in SIGNALS:
-            yield Problem(path, f"must be one of {', '.join(SIGNALS)}: mode {point.policy.mode} has no steps")
+        if signal not in BATCH_SIGNALS:
+            yield Problem(path, f"must be one of {', '.join(BATCH_SIGNALS)}: mode {point.policy.mode} has no steps")
         elif in_seconds and signal == "tbt":
             text = 'needs tokens, and workload.lengths.unit is "seconds"; use "batch_time" or "latency"'
             yield Problem(path, text, shown=False)

@@ -26,7 +26,7 @@ from batchcube.engine.policies.estimates import KINDS, smoothing
 from batchcube.engine.policies.memory import RULES, UNLIMITED, Memory, memory_bound, no_memory_bound
 from batchcube.engine.policies.order import CHOICES, SERVICE_ORDERS
 from batchcube.engine.policies.service import BATCH_FACTORS, Service, formula, given, measured
-from batchcube.engine.policies.sla import SIGNALS, VARIANTS, Sla, no_sla, sla_search
+from batchcube.engine.policies.sla import BATCH_SIGNALS, VARIANTS, Sla, no_sla, sla_search
 from batchcube.engine.policies.target import Control
 from batchcube.engine.tally import Tally
 
@@ -175,7 +175,7 @@ def _random_law(rng: np.random.Generator, batch_size: int, **only: Any) -> Servi
 def _random_control(rng: np.random.Generator, batch_size: int, bins: int, **only: Any) -> Control:
     sla = sla_search(
         _pick(rng, *VARIANTS),
-        _pick(rng, *SIGNALS),
+        _pick(rng, *BATCH_SIGNALS),
         _pick(rng, 0.02, 0.05, 0.3, 1.0, 3.0),
         _pick(rng, 0.0, 0.01, 0.2),
         _pick(rng, 1.0, 2.0, 3.0, 4.0),

@@ -15,6 +15,7 @@ from ...policies.controller import Heads, View
 from ...policies.estimates import UNIT, Observation, RunningMeans, observe, read, start_means, update
 from ...policies.order import NO_RANK, Candidate, rank_of
 from ...policies.service import own_ticks, service_ticks
+from ...policies.sla import BATCH_TIME, TBT
 from ...policies.target import Target, decider, finished_of, last_of, steps_of
 from ...statistics import Decision
 from ...ticks import NEVER, TICKS_PER_MICROSECOND
@@ -246,9 +247,9 @@ def dispatch(state: State, replication: Replication, queue: Array, key: ProgramK
     service = service_ticks(size, longest, law)
     own = own_ticks(size, length, service, law) if key.own_completion else service
     latency = total(now + own - came) // jnp.maximum(size, 1)
-    choice = control.sla.signal
+    chosen = control.sla.signal
     pace = service / jnp.maximum(longest_output, 1)
-    signal = jnp.where(choice == 0, pace, 1.0 * jnp.where(choice == 1, service, latency))
+    signal = jnp.where(chosen == TBT, pace, 1.0 * jnp.where(chosen == BATCH_TIME, service, latency))
     seen = observe(signal, jnp.maximum(size, 1), tokens, squares)
 
     known = target.running.seen > 0

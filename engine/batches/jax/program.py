@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...policies.controller import Controller, controller_of
+from ...policies.estimates import WINDOW
 from ...policies.order import BUILTIN, Order, counts_waiting, order_of
 from ...simulation import Shape
 from ...ticks import NEVER
@@ -101,7 +102,7 @@ def key_of(job: Job, shape: Shape, *, records: bool, slots: int = MOST_SLOTS) ->
         pieces=power_of_two(len(service.knots)),
         servers=servers,
         observations=max(power_of_two(control.smoothing.observations), 8)
-        if control.smoothing.kind == 1 and not policy.static
+        if control.smoothing.kind == WINDOW and not policy.static
         else 1,
         static=policy.static,
         waits=policy.waits,

@@ -18,6 +18,7 @@ from ...policies.controller import Controller, Heads, View, controller_of
 from ...policies.estimates import UNIT, Observation, RunningMeans, observe, start_means, update
 from ...policies.order import Candidate, Order, is_sooner, order_of
 from ...policies.service import own_ticks, service_ticks
+from ...policies.sla import BATCH_TIME, TBT
 from ...policies.target import Target, decider, finished_of, last_of, start_state, steps_of
 from ...statistics import BATCHES
 from ...ticks import NEVER, TICKS_PER_MICROSECOND
@@ -111,10 +112,10 @@ def view_of(k, now, queued, running, means, new, trace, order, setup, workspace)
 @inline
 def signal_of(members, start, service, longest_output, trace, setup):
     """Return the signal τ of a batch, in ticks."""
-    choice = setup.control.sla.signal
-    if choice == 0:
+    chosen = setup.control.sla.signal
+    if chosen == TBT:
         return service / max(longest_output, 1)
-    if choice == 1:
+    if chosen == BATCH_TIME:
         return np.float64(service)
     size = len(members)
     latencies = 0

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from batchcube.engine import INFINITE, Setup, make_policy, simulate, sort_into_bins
 from batchcube.engine.policies.service import given as given_times
+from batchcube.engine.policies.sla import LATENCY
 from helpers.batches import SECOND, make_control, make_job, random_job, records_of
 
 seeds = st.integers(0, 2**63)
@@ -173,7 +174,7 @@ def test_fixed_batches_on_one_server_obey_lindleys_recursion_too(seed):
 @given(seeds)
 def test_own_completion_moves_nothing_but_completions(seed):
     job = draw(seed)
-    assume(job.setup.policy.static or job.setup.control.sla.signal != 2)
+    assume(job.setup.policy.static or job.setup.control.sla.signal != LATENCY)
     together, own = (records_of(with_policy(job, own_completion=flag)) for flag in (False, True))
     np.testing.assert_array_equal(together.start, own.start)
     np.testing.assert_array_equal(together.batch, own.batch)

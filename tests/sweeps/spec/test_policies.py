@@ -7,6 +7,7 @@ import pytest
 from annotated_types import Gt, Le
 
 from batchcube.engine.policies import Order, registry
+from batchcube.engine.policies.sla import LATENCY
 from batchcube.errors import InputError
 from batchcube.sweeps.run.preparing import prepare
 from batchcube.sweeps.spec.document import Sweep, json_schema
@@ -30,7 +31,7 @@ def test_its_settings_reach_the_engine():
     control = plan.setup.control
     assert control.further == (30.0, 1.0, 0.5)
     assert type(control.further) is registry.registered()["aimd"].policy.settings
-    assert (control.sla.enabled, control.sla.signal) == (False, 2)
+    assert (control.sla.enabled, control.sla.signal) == (False, LATENCY)
     assert plan.setup.policy.bin_choice == (0.5,)
     assert plan.setup.reads_predictions
 

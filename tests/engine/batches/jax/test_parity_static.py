@@ -10,7 +10,7 @@ from batchcube.engine.batches.jax.program import ProgramKey, key_of
 from batchcube.engine.policies.memory import RULES
 from batchcube.engine.policies.order import CHOICES, NAMED
 from batchcube.engine.policies.service import formula
-from batchcube.engine.policies.sla import SIGNALS, VARIANTS
+from batchcube.engine.policies.sla import BATCH_SIGNALS, VARIANTS
 from batchcube.engine.ticks import NEVER
 from helpers.programs import (
     CHOSEN,
@@ -70,7 +70,7 @@ def test_random_jobs_meet_every_value_that_is_no_option_of_a_form():
     assert {NAMED[setup.policy.bin_choice.which] for setup in dynamic} == set(CHOICES)
     assert {setup.policy.per_bin for setup in dynamic} == {False, True}
     searches = {(setup.control.sla.variant, setup.control.sla.signal) for setup in dynamic if setup.control.sla.enabled}
-    assert searches == set(product(range(len(VARIANTS)), range(len(SIGNALS))))
+    assert searches == set(product(range(len(VARIANTS)), range(len(BATCH_SIGNALS))))
     assert {setup.control.memory.rule for setup in dynamic if setup.control.memory.enabled} == set(range(len(RULES)))
     for setups in (static, dynamic):
         servers = {setup.policy.servers for setup in setups}

@@ -16,7 +16,7 @@ from batchcube.engine.batches.jax.static import form_full, form_late, reached, s
 from batchcube.engine.batches.numba.static import next_formed
 from batchcube.engine.batches.reference import System
 from batchcube.engine.compiling.jit import jit
-from batchcube.engine.policies.estimates import Observation
+from batchcube.engine.policies.estimates import WINDOW, Observation
 from batchcube.engine.ticks import NEVER
 from helpers.programs import SHAPE, Dynamic, Static, draw
 
@@ -91,7 +91,7 @@ def is_list(part):
 
 def last_of(observed, smoothing):
     """Return the numbers of the observations that a window still holds; none for other means."""
-    return range(max(observed - smoothing.observations, 0), observed) if smoothing.kind == 1 else range(0)
+    return range(max(observed - smoothing.observations, 0), observed) if smoothing.kind == WINDOW else range(0)
 
 
 def reference_states(job):

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from batchcube.engine import INFINITE, Job, simulate, simulate_many
 from batchcube.engine.batches.reference import simulate_reference
+from batchcube.engine.policies.estimates import WINDOW
 from batchcube.engine.policies.memory import RULES, UNLIMITED, memory_bound
 from batchcube.engine.policies.order import CHOICES, NAMED
 from batchcube.engine.policies.service import formula
-from batchcube.engine.policies.sla import SIGNALS, VARIANTS, sla_search
+from batchcube.engine.policies.sla import BATCH_SIGNALS, SIGNALS, VARIANTS, sla_search
 from batchcube.engine.report import named
 from batchcube.engine.statistics import BATCHES, TOTALS
 from batchcube.engine.ticks import NEVER
@@ -104,7 +105,7 @@ def features(job: Job) -> set[str]:
             seen["sla below memory"] = any(d.sla_bound < d.memory_bound for d in decisions)
         if sla.enabled or memory.enabled:
             found |= {f"smoothing {smoothing.kind}", f"observations {smoothing.observations}"}
-            seen["window full"] = smoothing.kind == 1 and len(batches) > smoothing.observations > 1
+            seen["window full"] = smoothing.kind == WINDOW and len(batches) > smoothing.observations > 1
         seen["capacity without a bound"] = not memory.enabled and memory.capacity < UNLIMITED
     return found | {name for name, is_seen in seen.items() if is_seen}
 
@@ -118,7 +119,7 @@ EXPECTED = (
     | {f"choice {choice}" for choice in CHOICES}
     | {"smoothing 0", "smoothing 1"}
     | {f"observations {n}" for n in (1, 2, 5)}
-    | {f"sla {variant} {signal}" for variant in VARIANTS for signal in SIGNALS}
+    | {f"sla {variant} {signal}" for variant in VARIANTS for signal in BATCH_SIGNALS}
     | {f"memory {rule}" for rule in RULES}
     | {f"memory {rule} moves" for rule in RULES}
     | {"ties", "untied", "an empty bin", "overflow", "extrapolation", "late requests", "late tokens"}
