@@ -1,25 +1,16 @@
 """Which bin a request belongs to, and where bins end (docs/model.md, sections 3-4; [MB] section 4 and appendix A)."""
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dialect import policy, where
-
-
-@policy
-def bin_of(predicted: Any, edges: Any) -> Any:
-    """Return j with e_{j-1} <= ô < e_j; the first and the last bin also take what lies beyond the outer edges."""
-    chosen = 0
-    for j in range(1, edges.shape[0] - 1):
-        chosen = where(predicted >= edges[j], j, chosen)
-    return chosen
-
 
 def assign_bins(predicted: ArrayLike, edges: ArrayLike) -> NDArray[np.int32]:
-    """Apply `bin_of` to many requests at once: (request,) bins for (request,) predictions and (bin + 1,) edges."""
+    """Return (request,) bins for (request,) predictions and (bin + 1,) edges: j with e_j <= ô < e_{j+1}.
+
+    The first and the last bin also take what lies beyond the outer edges.
+    """
     inner = np.asarray(edges, dtype=np.float64)[1:-1]
     return np.searchsorted(inner, np.asarray(predicted, dtype=np.float64), side="right").astype(np.int32)
 
@@ -51,8 +42,8 @@ def exponential_edges(rate: float, batch_size: int, bins: int) -> NDArray[np.flo
 def distinct_edges(edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Drop the bins that no request can hit: those whose two edges coincide. Keeps at least one bin.
 
-    The outer edges bound nothing (`bin_of`), so only inner edges count: a first bin that ends where the sample begins
-    is hit by smaller values only, and goes too.
+    The outer edges bound nothing (`assign_bins`), so only inner edges count: a first bin that ends where the sample
+    begins is hit by smaller values only, and goes too.
     """
     inner = np.unique(edges[1:-1])
     inner = inner[inner > edges[0]]

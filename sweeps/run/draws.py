@@ -313,9 +313,8 @@ class Draws:
             drawn = self._lengths(prepared)
             true = drawn.service_s if drawn.service_s is not None else drawn.output_tokens
             assert true is not None
-            edges = prepared.edges if len(prepared.edges) > 2 else None
-            predictor = prepared.point.workload.predictor
-            return predictor.predict(true.astype(np.float64), edges, self._stream("predictor"), drawn.predicted)
+            predictor, rng = prepared.point.workload.predictor, self._stream("predictor")
+            return predictor.predict(true.astype(np.float64), prepared.edges, rng, drawn.predicted)
 
         prediction: Prediction = self._once(prepared.keys.prediction, predict)
         return prediction

@@ -19,7 +19,7 @@ from ..spec.settings import PolicySettings, Workload
 from ..workloads.lengths import Exponential, Mixture
 from ..workloads.lengths import Lengths as DrawnLengths
 from ..workloads.lengths import Uniform as UniformLengths
-from ..workloads.predictors import Predictor
+from ..workloads.predictors import ONE_BIN, Predictor
 from ..workloads.sessions import with_history
 from ..workloads.settings import FloatArray
 from ..workloads.traces import RecordedTrace
@@ -108,7 +108,7 @@ class Sampler:
         if draws_classes(workload.predictor):
             return sample.length
         rng = stream(self.seed, None, "predictor")
-        prediction = workload.predictor.predict(sample.length, None, rng, sample.column)
+        prediction = workload.predictor.predict(sample.length, ONE_BIN, rng, sample.column)
         return sample.length if prediction.bin is not None else prediction.predicted
 
     def beliefs(

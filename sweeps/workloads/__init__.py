@@ -22,7 +22,6 @@ from .predictors import (
     Oracle,
     Prediction,
     Predictor,
-    bin_of,
 )
 
 __all__ = [
@@ -53,5 +52,4 @@ __all__ = [
     "Step",
     "Uniform",
     "Zipf",
-    "bin_of",
 ]

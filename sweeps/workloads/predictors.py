@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from batchcube.engine.policies.bins import assign_bins
 from batchcube.errors import InputError
 
 from .settings import FloatArray, Settings
@@ -33,6 +34,10 @@ CONFUSION_MATRICES: dict[str, tuple[tuple[float, ...], ...]] = {
 }
 
 
+ONE_BIN: FloatArray = np.array([0.0, np.inf])
+"""Edges of a bin that holds everything."""
+
+
 class Prediction(NamedTuple):
     """What the scheduler believes, each (request,)."""
 
@@ -42,26 +47,15 @@ class Prediction(NamedTuple):
     """Predicted bin, 0..K-1, where the predictor gives one; None: the bin follows from `predicted`."""
 
 
-def bin_of(length: FloatArray, edges: FloatArray | None) -> BinArray:
-    """Return the bin j with edges[j] <= length < edges[j+1], outside the first or last (docs/model.md, section 3)."""
-    if edges is None:
-        return np.zeros(length.shape, np.int32)
-    return np.searchsorted(edges[1:-1], length, side="right").astype(np.int32)
-
-
-def _of_bins(bins: BinArray, length: FloatArray, edges: FloatArray | None) -> Prediction:
-    """Turn predicted bins into a prediction; without edges there is one bin and one, unchanging, belief."""
-    if edges is None:
+def _of_bins(bins: BinArray, length: FloatArray, edges: FloatArray) -> Prediction:
+    """Turn predicted bins into a prediction; in one bin there is one, unchanging, belief."""
+    if len(edges) == 2:
         return Prediction(np.full(length.shape, length.mean() if length.size else 0.0), bins)
     with np.errstate(invalid="ignore"):
         middle = edges[:-1] / 2 + edges[1:] / 2
     # Open-ended bins are represented by their finite edge.
     middle = np.where(np.isfinite(middle), middle, np.where(np.isfinite(edges[:-1]), edges[:-1], edges[1:]))
     return Prediction(middle[bins], bins)
-
-
-def _bin_count(edges: FloatArray | None) -> int:
-    return 1 if edges is None else len(edges) - 1
 
 
 class _Predictor(Settings):
@@ -83,7 +77,7 @@ class Oracle(_Predictor):
     def predict(
         self,
         true_length: FloatArray,
-        edges: FloatArray | None,
+        edges: FloatArray,
         rng: np.random.Generator,
         column: FloatArray | None = None,
     ) -> Prediction:
@@ -104,15 +98,15 @@ class Adjacent(_Predictor):
     def predict(
         self,
         true_length: FloatArray,
-        edges: FloatArray | None,
+        edges: FloatArray,
         rng: np.random.Generator,
         column: FloatArray | None = None,
     ) -> Prediction:
         """Return the predicted bins (request,); the requests that err at p also err at every larger p."""
-        true_bin = bin_of(true_length, edges)
+        true_bin = assign_bins(true_length, edges)
         uniform = rng.random(true_length.size)
         down = (uniform < self.error_probability) & (true_bin > 0)
-        up = (uniform >= 1 - self.error_probability) & (true_bin < _bin_count(edges) - 1)
+        up = (uniform >= 1 - self.error_probability) & (true_bin < len(edges) - 2)
         return _of_bins((true_bin - down + up).astype(np.int32), true_length, edges)
 
 
@@ -164,13 +158,13 @@ class Confusion(_Predictor):
     def predict(
         self,
         true_length: FloatArray,
-        edges: FloatArray | None,
+        edges: FloatArray,
         rng: np.random.Generator,
         column: FloatArray | None = None,
     ) -> Prediction:
         """Return the predicted bins (request,); one bin needs no matrix; raise InputError where the sizes differ."""
-        bins = _bin_count(edges)
-        true_bin = bin_of(true_length, edges)
+        bins = len(edges) - 1
+        true_bin = assign_bins(true_length, edges)
         uniform = rng.random(true_length.size)
         predicted = np.zeros(true_length.size, np.int32)
         if bins > 1:
@@ -193,7 +187,7 @@ class LognormalError(_Predictor):
     def predict(
         self,
         true_length: FloatArray,
-        edges: FloatArray | None,
+        edges: FloatArray,
         rng: np.random.Generator,
         column: FloatArray | None = None,
     ) -> Prediction:
@@ -224,7 +218,7 @@ class Column(_Predictor):
     def predict(
         self,
         true_length: FloatArray,
-        edges: FloatArray | None,
+        edges: FloatArray,
         rng: np.random.Generator,
         column: FloatArray | None = None,
     ) -> Prediction:
@@ -237,7 +231,7 @@ class Column(_Predictor):
             )
         if self.content == "length":
             return Prediction(column, None)
-        bins = _bin_count(edges)
+        bins = len(edges) - 1
         if bins == 1:
             return _of_bins(np.zeros(true_length.size, np.int32), true_length, edges)
         if bins != self.classes:

@@ -90,10 +90,7 @@ def test_every_policy_and_every_word_that_compiles_is_covered():
         if inspect.isfunction(function) and fingerprint.templates(function)
     }
     missing = {function.__qualname__ for function in compiled if id(function) not in fingerprint.seen}
-    assert missing == {
-        "bin_of",
-        "head_of",
-    }  # no kernel bins requests; only further controllers look at heads
+    assert missing == {"head_of"}  # only further controllers look at heads
 
 
 class Point(NamedTuple):

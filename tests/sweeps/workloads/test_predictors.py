@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from batchcube.engine.policies.bins import assign_bins
 from batchcube.errors import InputError
 from batchcube.sweeps.seeds import stream
 from batchcube.sweeps.workloads import (
@@ -14,21 +15,14 @@ from batchcube.sweeps.workloads import (
     Confusion,
     LognormalError,
     Oracle,
-    bin_of,
 )
-from batchcube.sweeps.workloads.predictors import Predictor
+from batchcube.sweeps.workloads.predictors import ONE_BIN, Predictor
 from batchcube.sweeps.workloads.rows import read_lengths
 from helpers.samples import SAMPLES
 
 ANY: TypeAdapter[Any] = TypeAdapter(Predictor)
 EDGES = np.array([1.0, 10.0, 20.0, 40.0, 100.0])
 LENGTHS = np.tile(np.array([5.0, 15.0, 30.0, 70.0]), 10_000)
-
-
-def test_bins_close_below_and_open_above_and_take_what_is_outside() -> None:
-    length = np.array([0.0, 1.0, 9.99, 10.0, 39.0, 40.0, 100.0, 1e9])
-    assert bin_of(length, EDGES).tolist() == [0, 0, 0, 1, 2, 3, 3, 3]
-    assert bin_of(length, None).tolist() == [0] * 8
 
 
 def test_oracle_knows() -> None:
@@ -42,7 +36,7 @@ def test_adjacent_errs_to_each_neighbour_with_the_given_probability(p: float) ->
     prediction = Adjacent(kind="adjacent", error_probability=p).predict(LENGTHS, EDGES, stream(1, 0, "predictor"))
     assert prediction.bin is not None
     for true_bin in range(4):
-        shift = prediction.bin[bin_of(LENGTHS, EDGES) == true_bin] - true_bin
+        shift = prediction.bin[assign_bins(LENGTHS, EDGES) == true_bin] - true_bin
         for step, exists in ((-1, true_bin > 0), (1, true_bin < 3)):
             expected = p if exists else 0.0
             error = np.sqrt(expected * (1 - expected) / shift.size)
@@ -57,7 +51,7 @@ def test_errors_at_a_small_probability_are_errors_at_a_larger_one() -> None:
     )
     assert few is not None
     assert many is not None
-    wrong = few != bin_of(LENGTHS, EDGES)
+    wrong = few != assign_bins(LENGTHS, EDGES)
     np.testing.assert_array_equal(few[wrong], many[wrong])
 
 
@@ -72,9 +66,9 @@ def test_confusion_rows_are_reproduced(name: str, by_size: bool) -> None:
     predicted, chosen = predictor.predict(length, edges, stream(2, 0, "predictor"))
     assert chosen is not None
     assert chosen.dtype == np.int32
-    np.testing.assert_array_equal(bin_of(predicted, edges), chosen)
+    np.testing.assert_array_equal(assign_bins(predicted, edges), chosen)
     found = np.zeros((bins, bins))
-    np.add.at(found, (bin_of(length, edges), chosen), 1 / each)
+    np.add.at(found, (assign_bins(length, edges), chosen), 1 / each)
     expected = counts / counts.sum(axis=1, keepdims=True)
     assert np.all(np.abs(found - expected) <= 4.5 * np.sqrt(expected * (1 - expected) / each))
 
@@ -100,7 +94,7 @@ def test_a_matrix_may_have_zeros_anywhere() -> None:
 def test_a_matrix_of_another_size_is_refused_but_one_bin_needs_none(predictor: Confusion) -> None:
     with pytest.raises(InputError, match="must be K x K"):
         predictor.predict(LENGTHS, EDGES[:-1], stream(1, 0, "predictor"))
-    prediction = predictor.predict(LENGTHS, None, stream(1, 0, "predictor"))
+    prediction = predictor.predict(LENGTHS, ONE_BIN, stream(1, 0, "predictor"))
     assert prediction.bin is not None
     assert not prediction.bin.any()
     assert np.ptp(prediction.predicted) == 0
@@ -132,7 +126,7 @@ def test_column_passes_lengths_on_and_takes_classes_as_bins() -> None:
     assert bins is not None
     assert bins.tolist() == [3, 0, 1]
     assert predicted.tolist() == [70.0, 5.5, 15.0]
-    assert classes.predict(length, None, rng, column).bin is not None
+    assert classes.predict(length, ONE_BIN, rng, column).bin is not None
     with pytest.raises(InputError, match="have no predicted column"):
         classes.predict(length, EDGES, rng)
     with pytest.raises(InputError, match="classes = 4, but there are 3 bins"):
@@ -150,7 +144,7 @@ def test_a_real_predictor_drives_the_bins(shared_data: Path) -> None:
     prediction = Column(kind="column", content="class", classes=5).predict(
         table.length, edges, stream(1, 0, "predictor"), table.predicted
     )
-    assert np.mean(prediction.bin == bin_of(table.length, edges)) == pytest.approx(0.600, abs=0.001)
+    assert np.mean(prediction.bin == assign_bins(table.length, edges)) == pytest.approx(0.600, abs=0.001)
 
 
 def test_a_sample_of_a_predictor_drives_the_bins() -> None:
@@ -165,7 +159,7 @@ def test_a_sample_of_a_predictor_drives_the_bins() -> None:
     assert prediction.bin is not None
     assert prediction.bin.tolist() == [int(row[2]) for row in rows]
     # Right three times in four, of 400.
-    accuracy = np.mean(prediction.bin == bin_of(table.length, edges))
+    accuracy = np.mean(prediction.bin == assign_bins(table.length, edges))
     assert accuracy == pytest.approx(0.75, abs=4.5 * np.sqrt(0.75 * 0.25 / 400))
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from batchcube.engine.histogram import BUCKETS, bucket_of
-from batchcube.engine.policies.bins import bin_of
 from batchcube.engine.policies.controller import Both, Heads, View
 from batchcube.engine.policies.estimates import UNIT, Observation, RunningMeans, Smoothing, observe, read, update
 from batchcube.engine.policies.memory import Memory, MemoryState, fits, largest_fitting, memory_batch
@@ -109,14 +108,6 @@ def test_service(longest):
     assert set(pieces) == {0, 1, 2, 3, 4}
     assert ticks.min() == forecast.min() == 1
     assert 0 < (own < ticks).sum() < ROWS
-
-
-def test_bins():
-    rng = np.random.default_rng(2)
-    edges = np.sort(rng.integers(0, 9, (ROWS, 5)), axis=1) * 1.0
-    edges[:, -1] = np.where(rng.random(ROWS) < 0.5, np.inf, edges[:, -1])
-    (chosen,) = agree(lambda predicted, edges: (bin_of(predicted, edges),), reals(rng, 0.0, 10.0), edges)
-    assert set(chosen) == {0, 1, 2, 3}
 
 
 def test_orders():
