@@ -41,7 +41,7 @@ from batchcube.engine.policies.bins import (
     exponential_edges,
     uniform_edges,
 )
-from batchcube.engine.policies.estimates import Observation, observe, read, smoothing, start_means, update
+from batchcube.engine.policies.estimates import NOTHING, Observation, observe, read, smoothing, start_means, update
 from batchcube.engine.policies.memory import memory_batch, memory_bound, no_memory_bound
 from batchcube.engine.policies.service import formula, given, measured, piece_of, service_ticks
 from batchcube.engine.policies.sla import Range, narrow, no_sla, sla_batch, sla_search
@@ -352,7 +352,7 @@ def running_means(kind: str, observations: list[Observation], weight: float, win
     """Return the running means after each observation."""
     settings, state, found = smoothing(kind, weight, window), start_means(), []
     for k, new in enumerate(observations):
-        oldest = observations[k - window] if k >= window else Observation(0, 0, 0, 0)
+        oldest = observations[k - window] if k >= window else NOTHING
         state = update(state, new, oldest, settings)
         found.append(Observation(*(read(total, state, settings) for total in state.total)))
     return found

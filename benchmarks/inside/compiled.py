@@ -8,11 +8,9 @@ import numba
 import numpy as np
 
 from batchcube.engine.policies.controller import View, as_floats, controller_of
-from batchcube.engine.policies.estimates import Observation, RunningMeans, observe, read, start_means, update
+from batchcube.engine.policies.estimates import NOTHING, Observation, RunningMeans, observe, read, start_means, update
 from batchcube.engine.policies.target import Control, Target, decider, finished_of, last_of, start_state, steps_of
 from batchcube.sweeps.serving.log import Decided, heads_of
-
-_NOTHING = Observation(0, 0, 0, 0)
 
 
 def decided_again(control: Control, bins: int, steps: list[Decided]) -> Iterator[tuple[Decided, Target, float]]:
@@ -27,11 +25,11 @@ def decided_again(control: Control, bins: int, steps: list[Decided]) -> Iterator
 
     def take(which: int, new: Observation) -> None:
         full = len(windows[which]) == smoothing.observations
-        oldest = windows[which][0] if full else _NOTHING
+        oldest = windows[which][0] if full else NOTHING
         means[which] = RunningMeans(*updates(means[which], new, oldest, smoothing))
         windows[which].append(new)
 
-    last = [_NOTHING, _NOTHING]
+    last = [NOTHING, NOTHING]
     for row in steps:
         if row.fault:
             return
@@ -59,6 +57,6 @@ def decided_again(control: Control, bins: int, steps: list[Decided]) -> Iterator
             knows(means[1], *prior, smoothing),
             shows(*last),
         )
-        last = [_NOTHING, _NOTHING]
+        last = [NOTHING, NOTHING]
         state, target = moves(state, means[0], view, control)
         yield row, target, float(reads(means[0].total.signal, means[0], smoothing))

@@ -3,16 +3,17 @@
 New semantics land here first. Slow on purpose; every other backend must give the same records, request by request.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..policies.controller import Heads, View, as_floats, controller_of
-from ..policies.estimates import Observation, RunningMeans, observe, start_means, update
+from ..policies.estimates import NOTHING, Observation, observe
 from ..policies.order import NO_RANK, Candidate, order_of, rank_of
 from ..policies.service import own_ticks, service_ticks
 from ..policies.sla import BATCH_TIME, TBT
+from ..policies.steering import Means
 from ..policies.target import Target, decider, finished_of, last_of, steps_of
 from ..ticks import NEVER, TICKS_PER_MICROSECOND
 from .model import Bins, Records, Setup, Trace, deadline_of
@@ -34,35 +35,24 @@ class Batch:
     rank: int = 0
 
 
-@dataclass
 class System:
     """The whole state of one replication."""
 
-    trace: Trace
-    bins: Bins
-    setup: Setup
-    now: int = 0
-    next_request: int = 0
-    waiting: list[list[int]] = field(default_factory=list)
-    formed: list[Batch] = field(default_factory=list)
-    running: list[Batch] = field(default_factory=list)
-    done: list[Batch] = field(default_factory=list)
-    targets: list[Target] = field(default_factory=list)
-    states: list[Any] = field(default_factory=list)
-    history: list[list[Observation]] = field(default_factory=list)
-    last_bin: int = -1
-    formations: int = 0
-    started: int = 0
-
-    def __post_init__(self) -> None:
-        bins = len(self.bins.start) - 1
-        self.waiting = [[] for _ in range(bins)]
-        controllers = bins if self.setup.policy.per_bin else 1
-        self.decider = decider(controller_of(self.setup.control.further))
-        self.history = [[] for _ in range(controllers)]
-        for k in range(controllers):
-            means = start_means()
-            state, target = self.decider.start(means, self.view(k, means, means.total, 0), self.setup.control)
+    def __init__(self, trace: Trace, bins: Bins, setup: Setup) -> None:
+        self.trace, self.bins, self.setup = trace, bins, setup
+        self.now = self.next_request = self.formations = self.started = 0
+        self.last_bin = -1
+        count = len(bins.start) - 1
+        self.waiting: list[list[int]] = [[] for _ in range(count)]
+        self.formed: list[Batch] = []
+        self.running: list[Batch] = []
+        self.done: list[Batch] = []
+        self.decider = decider(controller_of(setup.control.further))
+        self.means = [Means(setup.control.smoothing) for _ in range(count if setup.policy.per_bin else 1)]
+        self.states: list[Any] = []
+        self.targets: list[Target] = []
+        for k, means in enumerate(self.means):
+            state, target = self.decider.start(means.running, self.view(k, NOTHING, 0), setup.control)
             self.states.append(as_floats(state))
             self.targets.append(target)
 
@@ -193,17 +183,15 @@ class System:
         k, control = self.controller(batch.bin), self.setup.control
         tokens = [int(self.trace.prompt[i] + self.trace.output[i]) for i in batch.members]
         new = observe(self.signal(batch), len(tokens), sum(tokens), sum(t * t for t in tokens))
-        self.history[k].append(new)
-        full = len(self.history[k]) > control.smoothing.observations
-        oldest = self.history[k][-1 - control.smoothing.observations] if full else Observation(0, 0, 0, 0)
-        means = update(self.targets[k].running, new, oldest, control.smoothing)
-        view = self.view(k, means, new, len(batch.members))
-        state, self.targets[k] = self.decider.decide(self.states[k], means, view, control)
+        self.means[k].take(new)
+        view = self.view(k, new, len(batch.members))
+        state, self.targets[k] = self.decider.decide(self.states[k], self.means[k].running, view, control)
         self.states[k] = as_floats(state)
 
-    def view(self, k: int, means: RunningMeans, new: Observation, finished: int) -> View:
-        """Return what controller k sees once so many requests have finished, with the running means after that."""
+    def view(self, k: int, new: Observation, finished: int) -> View:
+        """Return what controller k sees once so many requests have finished, of which it has learned."""
         policy, control, trace = self.setup.policy, self.setup.control, self.trace
+        means = self.means[k].running
         queued = len(self.waiting[k]) if policy.per_bin else sum(map(len, self.waiting))
         requests = np.arange(len(trace.arrival))
         first = np.array([queue[0] if queue else 0 for queue in self.waiting])

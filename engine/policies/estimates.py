@@ -44,6 +44,9 @@ class Observation(NamedTuple):
     """Mean of (p + o)²."""
 
 
+NOTHING = Observation(0, 0, 0, 0)
+
+
 class RunningMeans(NamedTuple):
     """State of the running means."""
 
@@ -80,7 +83,7 @@ def observe(signal: Any, size: Any, tokens: Any, squares: Any) -> Observation:
 @policy
 def start_means() -> RunningMeans:
     """Return the state before any observation."""
-    return RunningMeans(0, Observation(0, 0, 0, 0))
+    return RunningMeans(0, NOTHING)
 
 
 @policy

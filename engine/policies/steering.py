@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .controller import Heads, View, as_floats, controller_of
-from .estimates import Observation, RunningMeans, Smoothing, observe, start_means, update
+from .estimates import NOTHING, Observation, RunningMeans, Smoothing, observe, start_means, update
 from .order import NO_RANK, Candidate, order_of, rank_of
 from .target import Control, Target, decider, finished_of, has_further, last_of, steps_of, watches_steps
-
-_NOTHING = Observation(0, 0, 0, 0)
 
 
 class Means:
@@ -26,7 +24,7 @@ class Means:
     def take(self, new: Observation) -> None:
         """Take in one observation, in place of the one that leaves a full window."""
         full = len(self._window) == self.settings.observations
-        self.running = update(self.running, new, self._window[0] if full else _NOTHING, self.settings)
+        self.running = update(self.running, new, self._window[0] if full else NOTHING, self.settings)
         self._window.append(new)
 
 
@@ -45,7 +43,7 @@ class Steering:
         self.moves = control.memory.enabled or control.sla.enabled or self.looks_at_queues
         """Whether there is a controller at all: without one, the target stays as it is."""
         self.steps, self.finished = Means(control.smoothing), Means(control.smoothing)
-        self.last_step = self.last_finished = _NOTHING
+        self.last_step = self.last_finished = NOTHING
         self._decider = decider(controller_of(control.further))
         self._prior = float(control.prior_tokens[0]), float(control.prior_squares[0])
         state, self.target = self._decider.start(self.running, self.view(0, 0, queues, heads), control)
@@ -78,7 +76,7 @@ class Steering:
         """Decide how many may run; what is learned from here on is of another step."""
         state, self.target = self._decider.decide(self.state, self.running, view, self.control)
         self.state = as_floats(state)
-        self.last_step = self.last_finished = _NOTHING
+        self.last_step = self.last_finished = NOTHING
         return self.target
 
     def learn_step(self, signal: float, decoding: int) -> None:

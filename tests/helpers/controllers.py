@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 
 from batchcube.engine.policies.controller import Heads, View, as_floats, controller_of
-from batchcube.engine.policies.estimates import Observation, RunningMeans, start_means, update
+from batchcube.engine.policies.estimates import NOTHING, Observation, RunningMeans, start_means, update
 from batchcube.engine.policies.target import Control, Target, decider, finished_of, last_of, steps_of
-
-NOTHING = Observation(0, 0, 0, 0)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from batchcube.engine.policies.estimates import (
     FINER,
     LARGEST_WINDOW,
     LONGEST_SIGNAL,
+    NOTHING,
     SMALLEST_WEIGHT,
     UNIT,
     Observation,
@@ -22,7 +23,6 @@ from batchcube.engine.policies.estimates import (
 )
 from batchcube.engine.ticks import LARGEST_BATCH, LARGEST_REQUEST
 
-NOTHING = Observation(0, 0, 0, 0)
 observations = st.lists(
     st.tuples(
         st.floats(0, 1e9),
@@ -74,8 +74,7 @@ def test_ema_follows_its_formula_to_its_unit(rows, weight):
 @jit
 def steps_to_reach(settings, first, then, most):
     """Return how many observations of `then` after one of `first` bring all means to it."""
-    nothing = Observation(0, 0, 0, 0)
-    running = update(start_means(), first, nothing, settings)
+    running = update(start_means(), first, NOTHING, settings)
     for step in range(most):
         if (
             read(running.total.signal, running, settings) * 1024 == then.signal
@@ -84,7 +83,7 @@ def steps_to_reach(settings, first, then, most):
             and read(running.total.squares, running, settings) * 1024 == then.squares
         ):
             return step
-        running = update(running, then, nothing, settings)
+        running = update(running, then, NOTHING, settings)
     return most
 
 

@@ -17,6 +17,7 @@ from batchcube.engine.batches.numba.static import next_formed
 from batchcube.engine.batches.reference import System
 from batchcube.engine.compiling.jit import jit
 from batchcube.engine.policies.estimates import WINDOW, Observation
+from batchcube.engine.policies.steering import Means
 from batchcube.engine.ticks import NEVER
 from helpers.programs import SHAPE, Dynamic, Static, draw
 
@@ -94,10 +95,23 @@ def last_of(observed, smoothing):
     return range(max(observed - smoothing.observations, 0), observed) if smoothing.kind == WINDOW else range(0)
 
 
+class Remembered(Means):
+    """Running means, and all that they were made of."""
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.history = []
+
+    def take(self, new):
+        self.history.append(new)
+        super().take(new)
+
+
 def reference_states(job):
     """Return what the specification knows after each instant, by instant."""
     found, replication = {}, System(*job)
     start, smoothing = job.bins.start.tolist(), job.setup.control.smoothing
+    replication.means = [Remembered(smoothing) for _ in replication.means]
     while (instant := replication.next_instant()) < NEVER:
         replication.now = instant
         replication.complete()
@@ -105,7 +119,8 @@ def reference_states(job):
         replication.dispatch()
         arrived = np.bincount(job.bins.of[: replication.next_request], minlength=len(start) - 1)
         waiting = [len(queue) for queue in replication.waiting]
-        observed = [len(history) for history in replication.history]
+        histories = [means.history for means in replication.means]
+        observed = [len(history) for history in histories]
         found[instant] = {
             "heads": [start[j] + int(arrived[j]) - waiting[j] for j in range(len(start) - 1)],
             "running": sorted((batch.number, batch.completion, batch.bin) for batch in replication.running),
@@ -113,7 +128,7 @@ def reference_states(job):
             "observed": observed,
             "history": [
                 [history[i] for i in last_of(count, smoothing)]
-                for history, count in zip(replication.history, observed, strict=True)
+                for history, count in zip(histories, observed, strict=True)
             ],
             "previous": replication.last_bin,
             "taken": replication.next_request - sum(waiting),
