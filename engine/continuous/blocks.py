@@ -42,7 +42,7 @@ class Cache:
         known, size = self.requests.content, self.size
         if (k + 1) * size > known.tokens[number]:
             return -1 - number * LARGEST_REQUEST - k
-        each = blocks_of(known.tokens_each, size)
+        each: int = blocks_of(known.tokens_each, size)
         return int(known.ids[known.begin[number] + k // each]) * each + k % each
 
     def find(self, number: int, tokens: int) -> list[int]:
@@ -58,7 +58,7 @@ class Cache:
 
     def used_with(self, number: int, tokens: int, found: Sequence[int] = ()) -> int:
         """Return the blocks in use once a request holds so many tokens in all, what is `found` for it among them."""
-        more = blocks_of(tokens, self.size) - len(self.held.get(number, found))
+        more: int = blocks_of(tokens, self.size) - len(self.held.get(number, found))
         return self.used + max(more, 0) + sum(block not in self.users for block in found)
 
     def can_take(self, number: int, tokens: int) -> bool:

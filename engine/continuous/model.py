@@ -466,9 +466,10 @@ def make_classes(
     return Classes(found, *whole)
 
 
-def blocks_of(tokens: int, block_tokens: int) -> int:
+@policy
+def blocks_of(tokens: Any, block_tokens: Any) -> Any:
     """Return the blocks that hold so many tokens of one request."""
-    return -(-tokens // block_tokens)
+    return (tokens + block_tokens - 1) // block_tokens
 
 
 @policy
@@ -513,7 +514,7 @@ def never_fits(requests: Requests, replica: Replica) -> NDArray[np.bool_]:
     that would end at `max_model_len` before its first token. Without chunks, a prompt must fit the token budget whole.
     """
     most = np.minimum(requests.prompt + requests.output, replica.max_model_len) - 1
-    too_large: NDArray[np.bool_] = -(-most // replica.block_tokens) > replica.blocks
+    too_large: NDArray[np.bool_] = blocks_of(most, replica.block_tokens) > replica.blocks
     too_large |= requests.prompt >= replica.max_model_len
     return too_large if replica.chunked else too_large | (requests.prompt > replica.token_budget)
 

@@ -5,9 +5,13 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ..compiling.jit import inline
+from ..policies.controller import Controller, controller_of
+from ..policies.target import Control, start_state
 
 Structure = tuple[type, tuple["Structure", ...]] | None
 """The types of nested named tuples; None for a number."""
+
+_structures: dict[Controller | None, Structure] = {}
 
 
 class Packing(NamedTuple):
@@ -22,6 +26,14 @@ class Packing(NamedTuple):
 def structure_of(state: Any) -> Structure:
     """Return the types of nested named tuples."""
     return (type(state), tuple(map(structure_of, state))) if isinstance(state, tuple) else None
+
+
+def structure_for(control: Control) -> Structure:
+    """Return the structure of the controllers' state."""
+    further = controller_of(control.further)
+    if further not in _structures:
+        _structures[further] = structure_of(start_state(control))
+    return _structures[further]
 
 
 def floats_of(structure: Structure) -> int:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from ...compiling.jit import inline, jit
 from ...numba.adders import adder_of_decisions
 from ...numba.heap import pop, push
-from ...numba.state import Structure, floats_of, packing, structure_of
+from ...numba.state import Structure, floats_of, packing, structure_for
 from ...policies.controller import Controller, Heads, View, controller_of
 from ...policies.estimates import UNIT, Observation, RunningMeans, observe, start_means, update
 from ...policies.order import Candidate, Order, is_sooner, order_of
 from ...policies.service import own_ticks, service_ticks
 from ...policies.sla import BATCH_TIME, TBT
-from ...policies.target import Target, decider, finished_of, last_of, start_state, steps_of
+from ...policies.target import Target, decider, finished_of, last_of, steps_of
 from ...statistics import BATCHES
 from ...ticks import NEVER, TICKS_PER_MICROSECOND
 from ...windows import window_at
@@ -229,14 +229,9 @@ def dynamic_kernel(further: Controller | None, structure: Structure, bin_choice:
     return run_dynamic
 
 
-_structures: dict[Controller | None, Structure] = {}
-
-
 def run_dynamic(trace: Any, bins: Any, setup: Any, tally: Any, records: Any) -> None:
     """Simulate one replication into an empty tally; fill `records` unless they have length 0."""
     further = controller_of(setup.control.further)
-    if further not in _structures:
-        _structures[further] = structure_of(start_state(setup.control))
-    structure = _structures[further]
+    structure = structure_for(setup.control)
     workspace = dynamic_workspace(bins, setup, floats_of(structure))
     dynamic_kernel(further, structure, order_of(setup.policy.bin_choice))(trace, bins, setup, tally, records, workspace)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...compiling.jit import inline, jit
-from ..model import LARGEST_REQUEST, Job
+from ..model import LARGEST_REQUEST, Job, blocks_of
 
 NONE = -1
 NOTHING = np.iinfo(np.int64).min
@@ -62,7 +62,7 @@ def make_cache(job: Job) -> Cache:
     count, blocks, running, longest = 1, 1, 1, 1
     if replica.enable_prefix_caching:
         count = len(requests.arrival)
-        wanted = -(-(requests.prompt + requests.output) // size)
+        wanted = blocks_of(requests.prompt + requests.output, size)
         # Where all fit at once, no block is taken twice.
         blocks, longest = min(replica.blocks, int(wanted.sum())), int(wanted.max())
         running = min(int(replica.control.largest), count, blocks) + 1
@@ -72,7 +72,7 @@ def make_cache(job: Job) -> Cache:
     numbers[:, [BLANK, OLDEST, NEWEST]] = NONE
     numbers[:, WANTED] = NOTHING
     numbers[:, LATE] = replica.async_scheduling
-    numbers[:, EACH], numbers[:, SIZE] = -(-content.tokens_each // size), size
+    numbers[:, EACH], numbers[:, SIZE] = blocks_of(content.tokens_each, size), size
     request = np.zeros((count, COLUMNS), np.int64)
     request[:, BEGIN], request[:, KNOWN] = content.begin[:count], content.tokens[:count] // size
     lists = np.zeros((replicas, 2, running), np.int64)

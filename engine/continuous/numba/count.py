@@ -44,7 +44,7 @@ ONE_BY_ONE = any(count.over in (STEP, MEASURED_STEP) and count.together is None 
 LATE_TOKENS, TBT = CONTINUOUS.at("late_tokens"), CONTINUOUS.time("tbt")
 add_gap = adder(CONTINUOUS, GAP, only=lambda count: count.name != "late_tokens")
 GAPS_ONE_BY_ONE = any(count.over == GAP and count.name != "late_tokens" for count in CONTINUOUS.counts)
-FIRST_ARRIVAL = CONTINUOUS.at("first_arrival")
+FIRST_ARRIVAL, OVERRUN, KEPT = (CONTINUOUS.at(name) for name in ("first_arrival", "overrun", "kept"))
 
 
 @inline

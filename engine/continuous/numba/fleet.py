@@ -7,21 +7,18 @@ from typing import Any, cast
 import numpy as np
 
 from ...compiling.jit import inline, jit
-from ...numba.state import Structure, floats_of, packing, structure_of
+from ...numba.state import Structure, floats_of, packing, structure_for
 from ...policies.controller import Controller, controller_of
 from ...policies.order import Order, order_of
-from ...policies.target import Control, decider, start_state
-from ...statistics import CONTINUOUS
+from ...policies.target import decider
 from ..fleet import COUNTED_EVERY, SHORTEST_QUEUE, counts_loads, first_asked, load_of, looks_at_queues
 from ..following import judged_by
 from ..model import REJECTED, Job
 from ..ticks import NEVER
-from .count import count_requests, first_arrival, start_counting
+from .count import KEPT, OVERRUN, count_requests, first_arrival, start_counting
 from .queues import enqueue
 from .replica import advance, has_rules, view_of, with_rules
 from .workspace import IN_STEP, NOW, RUNNING, STEPS, TOKENS, USED, WAITING, make_workspace, means_of, part_of
-
-OVERRUN, KEPT = CONTINUOUS.at("overrun"), CONTINUOUS.at("kept")
 
 
 @inline
@@ -115,17 +112,6 @@ def fleet_kernel(
         count_requests(requests, bin_of, records, limits, tally)
 
     return run_fleet
-
-
-_structures: dict[Controller | None, Structure] = {}
-
-
-def structure_for(control: Control) -> Structure:
-    """Return the structure of the controllers' state."""
-    further = controller_of(control.further)
-    if further not in _structures:
-        _structures[further] = structure_of(start_state(control))
-    return _structures[further]
 
 
 def run_fleet(job: Job, records: Any, tally: Any, order: Any, begin: Any, *, leaps: bool = True) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...compiling.jit import inline, jit
-from ...numba.state import Structure, floats_of, packing
+from ...numba.state import Structure, floats_of, packing, structure_for
 from ...policies.controller import Controller, controller_of
 from ...policies.order import Order, order_of
 from ...policies.target import decider
@@ -18,8 +18,8 @@ from ..fleet import BY_BIN, COUNTED_EVERY, counts_loads, looks_at_queues
 from ..following import ARRIVES, ENDS, followers, follows_of, judged_by, makespan_begins
 from ..model import NOBODY, REJECTED, Job
 from ..ticks import NEVER
-from .count import count_requests, start_counting
-from .fleet import KEPT, OVERRUN, count_all, structure_for, way_to
+from .count import KEPT, OVERRUN, count_requests, start_counting
+from .fleet import count_all, way_to
 from .lockstep import PLANNED, step_together
 from .queues import enqueue
 from .replica import advance, view_of, with_rules

@@ -12,12 +12,6 @@ from .workspace import DECODING, FULL, GROWN
 
 
 @inline
-def blocks_for(tokens, size):
-    """Return the blocks that hold so many tokens of one request."""
-    return (tokens + size - 1) // size
-
-
-@inline
 def growth(workspace, steps, size):
     """Return the blocks that all decodes need for so many steps more."""
     # Divisions take their time.

@@ -1,15 +1,13 @@
 """Replicas that step together: all schedule, then the longest of their steps is how long each lasts."""
 
 from ...compiling.jit import inline
-from ...policies.estimates import Observation
-from ...statistics import CONTINUOUS
+from ...policies.estimates import NOTHING
 from ..model import most_active
 from ..ticks import LATEST
-from .count import add_decision
-from .replica import Work, come_out_empty, decision, learn, schedule, take_steps, ticks_of
+from .count import OVERRUN, add_decision
+from .replica import Work, come_out_empty, decision, decodes_in, learn, schedule, take_steps, ticks_of
 from .workspace import (
     BEGINS,
-    DECODING,
     ENDED,
     FINISHED,
     IN_STEP,
@@ -23,7 +21,6 @@ from .workspace import (
     part_of,
 )
 
-OVERRUN = CONTINUOUS.at("overrun")
 # What is known of the step of a replica once it has been scheduled, in a row: whether it has tokens for anybody, those
 # that it prefills, and the blocks that its decodes take.
 WORKS, PREFILLS, GROWS, PLANNED = range(4)
@@ -53,8 +50,8 @@ def step_together(
         if decoding == 0 and work.tokens == 0:
             come_out_empty(now, begins, replica, requests, limits, part)
             # Where steps are scheduled ahead, this one shows nothing when it has ended.
-            keep(part.coming[STEPS], Observation(0, 0, 0, 0))
-            keep(part.coming[FINISHED], Observation(0, 0, 0, 0))
+            keep(part.coming[STEPS], NOTHING)
+            keep(part.coming[FINISHED], NOTHING)
             continue
         add_decision(1, target, replica.control.smoothing, limits, tally, 0, state[WINDOW], begins)
         plan[WORKS], plan[PREFILLS], plan[GROWS] = 1, work.tokens, work.grown
@@ -72,9 +69,3 @@ def step_together(
             if not replica.async_scheduling:
                 learn(replica.control, part)
         state[NOW], state[BEGINS] = begins if replica.async_scheduling else ends, ends
-
-
-@inline
-def decodes_in(tokens, replica, state):
-    """Return how many decode in a step that prefills so many tokens."""
-    return state[DECODING] if replica.chunked or tokens == 0 else 0

@@ -1,6 +1,7 @@
 """The KV cache in blocks: room for prefills, taken as they are scheduled; decodes grow all at once (`leaps`)."""
 
 from ...compiling.jit import inline
+from ..model import blocks_of
 from .blocks import KEPT, LATE, NOTHING, SIZE, WANTED, content_of, steps_until_found
 from .blocks import admit as admit_with
 from .blocks import find as find_blocks
@@ -8,14 +9,13 @@ from .blocks import grow as grow_all
 from .blocks import let_go as free_blocks
 from .blocks import part as part_from
 from .blocks import take as take_blocks
-from .leaps import blocks_for
 from .workspace import FRESH, GROWN, NOBODY, RESIDENT, TO_PREFILL, TOKENS, USED
 
 
 @inline
 def more_blocks(resident, tokens, size):
     """Return the blocks that a request needs for so many tokens more than it has."""
-    return blocks_for(resident + tokens, size) - blocks_for(resident, size)
+    return blocks_of(resident + tokens, size) - blocks_of(resident, size)
 
 
 @inline
@@ -36,7 +36,7 @@ def release(workspace, i, size):
     if workspace.caching:
         part_from(workspace.cache, i)
     else:
-        workspace.state[USED] -= blocks_for(workspace.request[i, RESIDENT], size)
+        workspace.state[USED] -= blocks_of(workspace.request[i, RESIDENT], size)
     workspace.state[TOKENS] -= workspace.request[i, RESIDENT]
 
 

@@ -4,15 +4,14 @@ from typing import Any, NamedTuple
 
 from ...compiling.jit import inline
 from ...policies.controller import Heads, View
-from ...policies.estimates import Observation, observe
+from ...policies.estimates import NOTHING, observe
 from ...policies.sla import TOKEN_GAP
 from ...policies.target import Control, finished_of, last_of, steps_of
-from ...statistics import CONTINUOUS
-from ..model import LONGEST_GAP, Replica, is_crowded, longest_chunk, most_active, must_fit
+from ..model import LONGEST_GAP, Replica, blocks_of, is_crowded, longest_chunk, most_active, must_fit
 from ..steps import decode_ticks, kv_token_ticks, prefill_ticks
 from ..ticks import LATEST, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND
-from .count import add_decision, count_gaps, count_move, count_steps
-from .leaps import blocks_for, countable, grow, growth, lasting, steps_that_fit, steps_until
+from .count import OVERRUN, add_decision, count_gaps, count_move, count_steps
+from .leaps import countable, grow, growth, lasting, steps_that_fit, steps_until
 from .pool import (
     begin_with,
     extend,
@@ -73,7 +72,6 @@ from .workspace import (
     see,
 )
 
-OVERRUN = CONTINUOUS.at("overrun")
 # In place of settings that are not handed on.
 LEFT_OUT: Any = ()
 ALL_DECODES = -2
@@ -298,8 +296,8 @@ def admit(now, cap, longest, work, replica, fleet, requests, limits, records, wo
         found, unheld = find(workspace, i, asked)
         need = asked - found
         chunk = min(need, longest, budget) if replica.chunked else need
-        more = blocks_for(chunk, size)
-        must = more if chunk == need else blocks_for(must_fit(chunk, need, replica), size)
+        more = blocks_of(chunk, size)
+        must = more if chunk == need else blocks_of(must_fit(chunk, need, replica), size)
         if is_crowded(chunk, budget, state[USED] + work.grown + unheld + must, replica):
             want(workspace, i, found, asked)
             break
@@ -469,7 +467,7 @@ def show(which, seen, control, workspace):
         see(which, new, workspace.state[seen], control.smoothing, workspace)
         workspace.state[seen] += 1
     else:
-        keep(workspace.last[which], Observation(0, 0, 0, 0))
+        keep(workspace.last[which], NOTHING)
 
 
 @inline
@@ -480,9 +478,9 @@ def decision(now, requests, control, workspace, decide, load, store):
     store(workspace.kept, controllers)
     # What the latest step has shown is shown once.
     if workspace.watched:
-        keep(workspace.last[STEPS], Observation(0, 0, 0, 0))
+        keep(workspace.last[STEPS], NOTHING)
     if control.memory.enabled or workspace.further:
-        keep(workspace.last[FINISHED], Observation(0, 0, 0, 0))
+        keep(workspace.last[FINISHED], NOTHING)
     return target
 
 
@@ -500,6 +498,12 @@ def come_out_empty(now, begins, replica, requests, limits, workspace):
     if begins > now:
         let_go(workspace, size)
         learn(replica.control, workspace)
+
+
+@inline
+def decodes_in(tokens, replica, state):
+    """Return how many decode in a step that prefills so many tokens."""
+    return state[DECODING] if replica.chunked or tokens == 0 else 0
 
 
 @inline
@@ -546,14 +550,10 @@ def take_steps(
         learn(control, workspace)
 
     # Time passes, tokens are emitted, finished requests leave.
-    gone = gone_tokens = gone_squares = 0
     while decoding > 0 and state[DECODING] > 0 and workspace.finish[workspace.lists[DECODING, 0]] <= state[GROWN]:
         i = workspace.lists[DECODING, 0]
         stop_decoding(workspace, i, output[i], limits.warmup, size)
         complete(workspace, i, replica)
-        records.last_token[i] = ends
-        tokens = prompt[i] + output[i]
-        gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
     for k in range(state[DONE]):
         i = workspace.lists[DONE, k]
         emits = workspace.request[i, TO_PREFILL] == 0
@@ -566,23 +566,26 @@ def take_steps(
             workspace.request[i, EMITTED] = ends
         if workspace.request[i, GENERATED] == output[i]:
             complete(workspace, i, replica)
-            records.last_token[i] = ends
-            tokens = prompt[i] + output[i]
-            gone, gone_tokens, gone_squares = gone + 1, gone_tokens + tokens, gone_squares + tokens * tokens
         else:
             if not emits:
                 fill(workspace, i)
             decode_next(i, not (replica.chunked and emits), output, limits, size, workspace)
     free(workspace)
+    gone, tokens, squares = state[ENDED], 0, 0
+    for k in range(gone):
+        i = workspace.lists[ENDED, k]
+        records.last_token[i] = ends
+        total = prompt[i] + output[i]
+        tokens, squares = tokens + total, squares + total * total
     if workspace.watched:
-        shown = Observation(0, 0, 0, 0)
+        shown = NOTHING
         if decoding > 0:
             shown = observe(signal, decoding, 0, 0)
         keep(workspace.coming[STEPS], shown)
     if control.memory.enabled or workspace.further:
-        shown = Observation(0, 0, 0, 0)
+        shown = NOTHING
         if gone > 0:
-            shown = observe(0.0, gone, gone_tokens, gone_squares)
+            shown = observe(0.0, gone, tokens, squares)
         keep(workspace.coming[FINISHED], shown)
 
 
@@ -623,7 +626,7 @@ def advance(
             decided = True
         cap = most_active(target.batch, replica)
         work = schedule(begins, cap, replica, fleet, requests, limits, records, workspace, tally, key)
-        decoding = state[DECODING] if replica.chunked or work.tokens == 0 else 0
+        decoding = decodes_in(work.tokens, replica, state)
         state[IN_STEP], state[ENDED] = state[RUNNING] + state[STAYED], 0
         if decoding == 0 and work.tokens == 0:
             come_out_empty(now, begins, replica, requests, limits, workspace)
