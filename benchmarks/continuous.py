@@ -32,12 +32,13 @@ from batchcube.engine.continuous import (
     make_reporting,
     make_requests,
 )
-from batchcube.engine.continuous.model import ANYBODY, LARGEST_REQUEST, NOBODY
+from batchcube.engine.continuous.model import ANYBODY, NOBODY
 from batchcube.engine.continuous.numba.fleet import run_fleet
 from batchcube.engine.continuous.run import new_records, way_of
 from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.engine.statistics import CONTINUOUS
 from batchcube.engine.tally import new_tally, row_of
+from batchcube.engine.ticks import LARGEST_REQUEST
 from measure import interleave, number, ratio
 from peers import every_step, simpy_steps
 

@@ -13,7 +13,6 @@ from .batches.model import (
     Job,
     Policy,
     Records,
-    Reporting,
     Setup,
     Trace,
     make_policy,
@@ -33,7 +32,7 @@ from .run import (
     simulate_replica,
     simulation_of,
 )
-from .simulation import Shape, Simulation
+from .simulation import Reporting, Shape, Simulation
 
 __all__ = [
     "BACKENDS",

@@ -3,10 +3,12 @@
 `engine.batches` and `engine.continuous` each are a `Simulation`; `run.py` calls them for jobs of either kind.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from numpy.typing import NDArray
+
+from batchcube.errors import InputError
 
 from .statistics import Catalogue
 
@@ -26,6 +28,56 @@ class Shape(NamedTuple):
     windows: int
     classes: int = 0
     """Of requests; none unless the workload names some."""
+
+
+class Reporting(NamedTuple):
+    """What the report looks at (docs/model.md, section 9)."""
+
+    warmup: int
+    """Number of first requests left out."""
+    request_sla: int
+    """D_request in ticks; NEVER when not set."""
+    ttft_sla: int
+    """Limit of the time to the first token in ticks; NEVER when not set."""
+    tpot_sla: float
+    """Limit of the mean time between the tokens of a request in ticks; beyond all times when not set."""
+    token_sla: float
+    """D_token in ticks; beyond all times when not set."""
+    window: int
+    """Width of a time window in ticks."""
+    windows: int
+    """Number of windows, from t = 0 on."""
+
+
+def reporting_of(
+    ticks: Callable[[float | None, str], int],
+    between_tokens: Callable[[float | None, str], float],
+    *,
+    horizon_s: float,
+    windows: int = 50,
+    warmup_requests: int = 0,
+    request_sla_s: float | None = None,
+    ttft_sla_s: float | None = None,
+    tpot_sla_s: float | None = None,
+    token_sla_s: float | None = None,
+) -> Reporting:
+    """Build the report's settings; `windows` equal windows cover [0, horizon_s]. InputError for any out of range.
+
+    A kind of simulation says how seconds become ticks, given with their name, or None for a limit that is not set.
+    """
+    if windows < 1:
+        raise InputError("must be >= 1", path="report.windows", value=windows)
+    if warmup_requests < 0:
+        raise InputError("must be >= 0", path="report.warmup_requests", value=warmup_requests)
+    return Reporting(
+        warmup=int(warmup_requests),
+        request_sla=ticks(request_sla_s, "request_sla_s"),
+        ttft_sla=ticks(ttft_sla_s, "ttft_sla_s"),
+        tpot_sla=between_tokens(tpot_sla_s, "tpot_sla_s"),
+        token_sla=between_tokens(token_sla_s, "token_sla_s"),
+        window=max(1, -(-ticks(horizon_s, "horizon_s") // windows)),
+        windows=int(windows),
+    )
 
 
 class Setup(Protocol):

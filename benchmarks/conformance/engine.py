@@ -7,9 +7,9 @@ import numpy as np
 
 from batchcube.engine import simulate_replica
 from batchcube.engine.continuous import Content, Requests, make_content, make_law, make_replica
-from batchcube.engine.continuous.model import LARGEST_REQUEST
 from batchcube.engine.continuous.steps import STEP_TERMS
 from batchcube.engine.continuous.ticks import TICKS_PER_S
+from batchcube.engine.ticks import LARGEST_REQUEST
 
 from .cases import Case
 

@@ -25,9 +25,10 @@ from batchcube.engine.continuous import make_requests as as_requests
 from batchcube.engine.continuous.fleet import ROUTINGS
 from batchcube.engine.continuous.reference import Engine, History
 from batchcube.engine.continuous.steps import STEP_TERMS
-from batchcube.engine.continuous.ticks import NEVER, TICKS_PER_NANOSECOND, TICKS_PER_S
+from batchcube.engine.continuous.ticks import TICKS_PER_NANOSECOND, TICKS_PER_S
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.policies.target import Control
+from batchcube.engine.ticks import NEVER
 from batchcube.sweeps.serving.given import Given, Limits
 from batchcube.sweeps.serving.log import NANOSECONDS_PER_S, REQUESTS
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from batchcube.engine.continuous.model import LARGEST_REQUEST
+from batchcube.engine.ticks import LARGEST_REQUEST
 from batchcube.errors import InputError
 
 LeftOut = Literal["failed", "cancelled", "warm_up"]

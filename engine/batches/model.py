@@ -1,20 +1,22 @@
 """What one replication is given: a trace, its sorting into bins, and a setup. Plain tuples of arrays and numbers."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from batchcube.errors import InputError
+from batchcube.errors import InputError, found_in
 
 from ..dialect import policy, where
 from ..policies.order import CHOICES, SERVICE_ORDERS, is_ranked, order_settings, reads_predictions
 from ..policies.service import Service, longest_service
 from ..policies.sla import TOKEN_GAP
 from ..policies.target import Control, has_further
-from ..simulation import Shape
+from ..refusals import number_of, refuse
+from ..simulation import Reporting, Shape, reporting_of
 from ..statistics import TBT_UNIT
-from ..ticks import LARGEST_BATCH, LARGEST_REQUEST, LATEST, MOST_REQUESTS, NEVER, from_seconds
+from ..ticks import LARGEST_BATCH, LARGEST_REQUEST, LATEST, MOST_REQUESTS, NEVER, TICKS_PER_S, from_seconds
 
 MODES = ("multi_bin_only", "dynamic_only", "multi_bin_dynamic", "fifo_fixed", "fifo_greedy")
 INFINITE = 2**30
@@ -81,25 +83,6 @@ class Policy(NamedTuple):
 def deadline_of(arrival: Any, policy: Policy) -> Any:
     """Return when a bin forms a batch at the latest, its oldest request come at `arrival`; NEVER for no limit."""
     return where(policy.max_wait < NEVER, arrival + policy.max_wait, NEVER)
-
-
-class Reporting(NamedTuple):
-    """What the report looks at (docs/model.md, section 9)."""
-
-    warmup: int
-    """Number of first requests left out."""
-    request_sla: int
-    """D_request in ticks; NEVER when not set."""
-    ttft_sla: int
-    """Of the time to first token, in ticks; NEVER when not set."""
-    tpot_sla: float
-    """Of the time between the tokens of a request, in ticks; infinite when not set."""
-    token_sla: float
-    """D_token in ticks per token; infinite when not set."""
-    window: int
-    """Width of a time window in ticks."""
-    windows: int
-    """Number of windows, from t = 0 on."""
 
 
 class Setup(NamedTuple):
@@ -172,17 +155,17 @@ def make_trace(
     """
     arrival = np.asarray(arrival_s, dtype=np.float64)
     count = len(arrival)
-    _refuse("arrival_s", ~np.isfinite(arrival), arrival, "must be finite")
-    _refuse("arrival_s", arrival < 0, arrival, "must be >= 0")
-    _refuse("arrival_s", np.diff(arrival, prepend=0.0) < 0, arrival, "must not decrease")
+    refuse("arrival_s", ~np.isfinite(arrival), arrival, "must be finite")
+    refuse("arrival_s", arrival < 0, arrival, "must be >= 0")
+    refuse("arrival_s", np.diff(arrival, prepend=0.0) < 0, arrival, "must not decrease")
     if (output_tokens is None) == (service_s is None):
         raise InputError("a trace needs either output_tokens or service_s")
     if service_s is not None:
         seconds = np.asarray(service_s, dtype=np.float64)
         _same_length("service_s", len(seconds), count)
-        _refuse("service_s", ~(seconds > 0), seconds, "must be > 0")
+        refuse("service_s", ~(seconds > 0), seconds, "must be > 0")
         ticks = np.maximum(from_seconds(seconds), 1)
-        guess = ticks.astype(np.float64) if predicted is None else np.asarray(predicted, np.float64) * 1e6
+        guess = ticks.astype(np.float64) if predicted is None else np.asarray(predicted, np.float64) * TICKS_PER_S
         _same_length("predicted", len(guess), count)
         nothing = np.zeros(count, np.int64)
         return Trace(from_seconds(arrival), ticks, nothing, nothing, guess)
@@ -190,19 +173,18 @@ def make_trace(
     prompt = np.zeros(count, np.int64) if prompt_tokens is None else np.asarray(prompt_tokens)
     _same_length("output_tokens", len(output), count)
     _same_length("prompt_tokens", len(prompt), count)
-    _refuse("output_tokens", ~(output >= 1), output, "must be >= 1")
-    _refuse("prompt_tokens", ~(prompt >= 0), prompt, "must be >= 0")
-    _refuse(
+    refuse("output_tokens", ~(output >= 1), output, "must be >= 1")
+    refuse("prompt_tokens", ~(prompt >= 0), prompt, "must be >= 0")
+    refuse(
         "prompt_tokens + output_tokens", prompt + output > LARGEST_REQUEST, prompt, f"sum must be <= {LARGEST_REQUEST}"
     )
     output, prompt = output.astype(np.int64), prompt.astype(np.int64)
     guess = output.astype(np.float64) if predicted is None else np.asarray(predicted, dtype=np.float64)
     _same_length("predicted", len(guess), count)
-    if length == "output":
-        return Trace(from_seconds(arrival), output, prompt, output, guess)
+    number_of(length, ("output", "total"), "length")
     if length == "total":
         return Trace(from_seconds(arrival), prompt + output, prompt, output, prompt + guess)
-    raise InputError("must be one of output, total", path="length", value=repr(length))
+    return Trace(from_seconds(arrival), output, prompt, output, guess)
 
 
 def sort_into_bins(bin_of_request: NDArray[np.int32], bins: int) -> Bins:
@@ -237,10 +219,10 @@ def make_policy(
     and `bin_choice` are names, or settings of an `Order`. Raises InputError for an unknown word or a number out of
     range.
     """
-    _one_of("policy.mode", mode, MODES)
-    _one_of("policy.tail", tail, ("flush", "drop"))
-    _one_of("policy.controller_scope", controller_scope, ("per_bin", "global"))
-    _one_of("server.completion", completion, ("batch", "own"))
+    number_of(mode, MODES, "policy.mode")
+    number_of(tail, ("flush", "drop"), "policy.tail")
+    number_of(controller_scope, ("per_bin", "global"), "policy.controller_scope")
+    number_of(completion, ("batch", "own"), "server.completion")
     if not 1 <= batch_size <= LARGEST_BATCH:
         raise InputError(f"must be in 1..{LARGEST_BATCH}", path="policy.batch_size", value=batch_size)
     if max_wait_s is not None and not max_wait_s >= 0:
@@ -251,7 +233,7 @@ def make_policy(
     return Policy(
         static=mode in ("multi_bin_only", "fifo_fixed"),
         batch_size=int(batch_size),
-        max_wait=NEVER if max_wait_s is None else int(from_seconds(max_wait_s)),
+        max_wait=_whole(max_wait_s, "policy.max_wait_s"),
         service_order=formed_order,
         ranked=is_ranked(formed_order),
         drop_tail=tail == "drop",
@@ -262,30 +244,19 @@ def make_policy(
     )
 
 
-def make_reporting(
-    *,
-    horizon_s: float,
-    windows: int = 50,
-    warmup_requests: int = 0,
-    request_sla_s: float | None = None,
-    ttft_sla_s: float | None = None,
-    tpot_sla_s: float | None = None,
-    token_sla_s: float | None = None,
-) -> Reporting:
-    """Build the report's settings; `windows` equal windows cover [0, horizon_s]. InputError for any out of range."""
-    if windows < 1:
-        raise InputError("must be >= 1", path="report.windows", value=windows)
-    if warmup_requests < 0:
-        raise InputError("must be >= 0", path="report.warmup_requests", value=warmup_requests)
-    return Reporting(
-        warmup=int(warmup_requests),
-        request_sla=NEVER if request_sla_s is None else int(from_seconds(request_sla_s)),
-        ttft_sla=NEVER if ttft_sla_s is None else int(from_seconds(ttft_sla_s)),
-        tpot_sla=float("inf") if tpot_sla_s is None else tpot_sla_s * 1e6,
-        token_sla=float("inf") if token_sla_s is None else token_sla_s * 1e6,
-        window=max(1, -(-int(from_seconds(horizon_s)) // windows)),
-        windows=int(windows),
-    )
+def _whole(seconds: float | None, name: str) -> int:
+    """Return seconds as whole ticks, NEVER for none."""
+    with found_in(path=name):
+        return NEVER if seconds is None else int(from_seconds(seconds))
+
+
+def _between_tokens(seconds: float | None, name: str) -> float:
+    """Return seconds between tokens in ticks, which need not be whole."""
+    return float("inf") if seconds is None else seconds * TICKS_PER_S
+
+
+make_reporting = partial(reporting_of, _whole, _between_tokens)
+"""See `reporting_of`."""
 
 
 def check(job: Job) -> None:
@@ -309,9 +280,9 @@ def check(job: Job) -> None:
     longest = longest_service(setup.service, int(trace.length.max()))
     if not setup.service.timed and longest > LATEST // TBT_UNIT:
         raise InputError(
-            f"a batch of this trace could take {longest / 1e6:.6g} s",
+            f"a batch of this trace could take {longest / TICKS_PER_S:.6g} s",
             path="server.service",
-            allowed=f"must be at most {LATEST // TBT_UNIT // 10**6} s",
+            allowed=f"must be at most {LATEST // TBT_UNIT // TICKS_PER_S} s",
         )
     if setup.reads_predictions:
         least, most = float(trace.predicted.min()), float(trace.predicted.max())
@@ -323,22 +294,12 @@ def check(job: Job) -> None:
     latest = min(LATEST, NEVER // setup.policy.batch_size)
     if int(trace.arrival[-1]) + wait + requests * longest > latest:
         raise InputError(
-            f"{requests} requests of up to {longest / 1e6:.6g} s each could run past {latest // 10**6} s, "
-            f"the longest that can be simulated with batches of up to {setup.policy.batch_size}"
+            f"{requests} requests of up to {longest / TICKS_PER_S:.6g} s each could run past "
+            f"{latest // TICKS_PER_S} s, the longest that can be simulated with batches of up to "
+            f"{setup.policy.batch_size}"
         )
-
-
-def _refuse(name: str, bad: NDArray[np.bool_], values: NDArray[np.generic], rule: str) -> None:
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise InputError(rule, path=f"{name}[{first}]", value=values[first])
 
 
 def _same_length(name: str, length: int, count: int) -> None:
     if length != count:
         raise InputError(f"{name} has {length} entries, arrival_s has {count}", allowed="must be equal")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"must be one of {', '.join(allowed)}", path=name, value=repr(value))

@@ -6,10 +6,11 @@ Counted once all is done, from what became of each request, whatever simulated i
 import numpy as np
 from numpy.typing import NDArray
 
+from ..simulation import Reporting
 from ..statistics import BATCHES
 from ..tally import Tally
 from ..ticks import NEVER
-from .model import Job, Records, Reporting
+from .model import Job, Records
 
 
 def is_promised(limits: Reporting) -> bool:

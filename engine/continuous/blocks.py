@@ -9,7 +9,8 @@ have the same content, the one that has had it longest is found.
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from .model import LARGEST_REQUEST, Requests, blocks_of
+from ..ticks import LARGEST_REQUEST
+from .model import Requests, blocks_of
 
 
 class Cache:

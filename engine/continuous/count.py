@@ -25,10 +25,11 @@ from ..statistics import (
     decision_of,
 )
 from ..tally import Counter, Tally
+from ..ticks import NEVER
 from .following import followers, judged_by, makespan_begins
 from .model import SERVED as STATUS_SERVED
 from .model import Job, Records
-from .ticks import NEVER, TICKS_PER_NANOSECOND
+from .ticks import TICKS_PER_NANOSECOND
 
 if TYPE_CHECKING:
     from .reference import History, Step

@@ -6,6 +6,7 @@ from batchcube.errors import InputError
 
 from ..dialect import maximum, policy, settle, where
 from ..policies.order import CHOICES, order_settings
+from ..refusals import number_of
 from .ticks import TICKS_PER_S
 
 MOST_REPLICAS = 4096
@@ -45,12 +46,8 @@ def make_fleet(
     lockstep: bool = False,
 ) -> Fleet:
     """Build a fleet; InputError for an unknown word, no replica or bin, and fewer bins than replicas they map to."""
-    for name, value, allowed in (
-        ("routing", routing, ROUTINGS),
-        ("admission", admission, ADMISSIONS),
-    ):
-        if value not in allowed:
-            raise InputError(f"must be one of {', '.join(allowed)}", path=name, value=repr(value))
+    way = number_of(routing, ROUTINGS, "routing")
+    number_of(admission, ADMISSIONS, "admission")
     if not 1 <= replicas <= MOST_REPLICAS:
         raise InputError(f"must be in 1..{MOST_REPLICAS}", path="replicas", value=replicas)
     if bins < 1:
@@ -58,7 +55,7 @@ def make_fleet(
     if routing == "by_bin" and bins < replicas:
         raise InputError(f"must be at least replicas = {replicas} with routing by_bin", path="bins", value=bins)
     order = order_settings(bin_choice, "bin_choice", CHOICES)
-    return Fleet(int(replicas), ROUTINGS.index(routing), int(bins), admission == "by_bin", order, bool(lockstep))
+    return Fleet(int(replicas), way, int(bins), admission == "by_bin", order, bool(lockstep))
 
 
 @policy

@@ -1,6 +1,7 @@
 """What continuous batching is given: requests, and replicas with limits."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -12,16 +13,15 @@ from ..dialect import maximum, minimum, policy, where
 from ..policies.order import reads_predictions
 from ..policies.sla import STEP_SIGNALS, TBT, TOKEN_GAP
 from ..policies.target import Control, fixed_target, has_further
-from ..simulation import Shape
+from ..refusals import number_of, refuse
+from ..simulation import Reporting, Shape, reporting_of
+from ..ticks import LARGEST_REQUEST, MOST_REQUESTS
 from .fleet import Fleet
 from .steps import LARGEST_BUDGET, Law, decode_ticks, kv_token_ticks, prefill_ticks
-from .ticks import LATEST, LATEST_ARRIVAL_S, NEVER, TICKS_PER_S, ticks
+from .ticks import LATEST, LATEST_ARRIVAL_S, TICKS_PER_S, ticks
 
 LONGEST_GAP = 2**42
 """Nanoseconds, 73 minutes: a longer gap between tokens is held there before controllers see it."""
-LARGEST_REQUEST = 2**21
-"""Most tokens (prompt and output) of one request."""
-MOST_REQUESTS = 2**29
 LOWEST_PRIORITY = 2**31
 LARGEST_ID = 2**40
 """Largest id of content."""
@@ -111,25 +111,6 @@ class Replica(NamedTuple):
     """Whether a step is scheduled when the one before begins, or when that has ended."""
     enable_prefix_caching: bool
     """Whether full blocks are found again by what is in them."""
-
-
-class Reporting(NamedTuple):
-    """What the report looks at (docs/model.md, section 9)."""
-
-    warmup: int
-    """Number of first requests left out."""
-    request_sla: int
-    """D_request in ticks; NEVER when not set."""
-    ttft_sla: int
-    """Limit of the time to the first token in ticks; NEVER when not set."""
-    tpot_sla: int
-    """Limit of the mean time between the tokens of a request in ticks; NEVER when not set."""
-    token_sla: int
-    """D_token in ticks; NEVER when not set."""
-    window: int
-    """Width of a time window in ticks."""
-    windows: int
-    """Number of windows, from t = 0 on."""
 
 
 class Setup(NamedTuple):
@@ -230,7 +211,7 @@ def make_content(ids: Sequence[ArrayLike], tokens: ArrayLike, tokens_each: int) 
             allowed=f"must be {wanted[i]}, of {tokens_each} tokens each",
         )
     flat = np.concatenate(rows) if rows else np.zeros(0, np.int64)
-    _refuse("ids", (flat < 0) | (flat > LARGEST_ID), flat, f"must be in 0..{LARGEST_ID}")
+    refuse("ids", (flat < 0) | (flat > LARGEST_ID), flat, f"must be in 0..{LARGEST_ID}")
     return Content(flat, np.concatenate(([0], np.cumsum(counts))), known, int(tokens_each))
 
 
@@ -267,12 +248,12 @@ def make_requests(
     for name, values in (("prompt_tokens", prompt), ("output_tokens", output)):
         if values.shape != arrival.shape:
             raise InputError(f"{name} has {values.size} entries, arrival_s has {arrival.size}", allowed="must be equal")
-        _refuse(name, ~(values >= 1), values, "must be >= 1")
-        _refuse(name, values != np.floor(values), values, "must be whole")
-    _refuse("arrival_s", ~(np.isfinite(arrival) & (arrival >= 0)), arrival, "must be finite and >= 0")
-    _refuse("arrival_s", np.diff(arrival, prepend=0.0) < 0, arrival, "must not decrease")
-    _refuse("arrival_s", arrival > LATEST_ARRIVAL_S, arrival, "is later than can be simulated")
-    _refuse("prompt_tokens", prompt + output > LARGEST_REQUEST, prompt, f"and output: must be <= {LARGEST_REQUEST}")
+        refuse(name, ~(values >= 1), values, "must be >= 1")
+        refuse(name, values != np.floor(values), values, "must be whole")
+    refuse("arrival_s", ~(np.isfinite(arrival) & (arrival >= 0)), arrival, "must be finite and >= 0")
+    refuse("arrival_s", np.diff(arrival, prepend=0.0) < 0, arrival, "must not decrease")
+    refuse("arrival_s", arrival > LATEST_ARRIVAL_S, arrival, "is later than can be simulated")
+    refuse("prompt_tokens", prompt + output > LARGEST_REQUEST, prompt, f"and output: must be <= {LARGEST_REQUEST}")
     if not arrival.size:
         raise InputError("at least one request is needed")
     if arrival.size >= MOST_REQUESTS:
@@ -284,13 +265,11 @@ def make_requests(
     ranks = np.zeros(arrival.shape) if priority is None else np.asarray(priority)
     if ranks.shape != arrival.shape:
         raise InputError(f"priority has {ranks.size} entries, arrival_s has {arrival.size}", allowed="must be equal")
-    _refuse(
-        "priority", (ranks != np.floor(ranks)) | (abs(ranks) > LOWEST_PRIORITY), ranks, "must be whole, within 2^31"
-    )
+    refuse("priority", (ranks != np.floor(ranks)) | (abs(ranks) > LOWEST_PRIORITY), ranks, "must be whole, within 2^31")
     content = no_content(arrival.size) if content is None else content
     if len(content.tokens) != arrival.size:
         raise InputError(f"content has {len(content.tokens)} entries, arrival_s has {arrival.size}")
-    _refuse("content.tokens", content.tokens > prompt + output, content.tokens, "must be at most prompt and output")
+    refuse("content.tokens", content.tokens > prompt + output, content.tokens, "must be at most prompt and output")
     return Requests(whole, prompt.astype(np.int64), output.astype(np.int64), guess, ranks.astype(np.int64), content)
 
 
@@ -305,9 +284,9 @@ def follow(requests: Requests, follows: ArrayLike, delay_s: ArrayLike) -> Reques
     for name, values in (("follows", whom), ("delay_s", delay)):
         if values.shape != number.shape:
             raise InputError(f"{name} has {values.size} entries, arrival_s has {number.size}", allowed="must be equal")
-    _refuse("follows", (whom < ANYBODY) | (whom >= number), whom, "must be an earlier request, NOBODY or ANYBODY")
-    _refuse("delay_s", ~(np.isfinite(delay) & (delay >= 0)), delay, "must be finite and >= 0")
-    _refuse("delay_s", delay > LATEST / TICKS_PER_S / 2, delay, "is longer than can be simulated")
+    refuse("follows", (whom < ANYBODY) | (whom >= number), whom, "must be an earlier request, NOBODY or ANYBODY")
+    refuse("delay_s", ~(np.isfinite(delay) & (delay >= 0)), delay, "must be finite and >= 0")
+    refuse("delay_s", delay > LATEST / TICKS_PER_S / 2, delay, "is longer than can be simulated")
     if whom[0] == ANYBODY:
         raise InputError("must not wait for anybody: nobody would begin", path="follows[0]", value=whom[0])
     waits = whom != NOBODY
@@ -342,8 +321,7 @@ def make_replica(
     (chunked or separate) or `scheduling_policy` (fcfs or priority), what needs chunks where prefills are whole, and a
     cap of active requests above the static one.
     """
-    if prefill not in PREFILLS:
-        raise InputError(f"must be one of {', '.join(PREFILLS)}", path="prefill", value=repr(prefill))
+    number_of(prefill, PREFILLS, "prefill")
     if not 1 <= most_running <= 2**20:
         raise InputError(f"must be in 1..{2**20}", path="most_running", value=most_running)
     if not most_running <= token_budget <= LARGEST_BUDGET:
@@ -357,9 +335,7 @@ def make_replica(
         raise InputError(
             f"must be in 0..{LARGEST_REQUEST}", path="long_prefill_token_threshold", value=long_prefill_token_threshold
         )
-    if scheduling_policy not in SCHEDULING_POLICIES:
-        allowed = ", ".join(SCHEDULING_POLICIES)
-        raise InputError(f"must be one of {allowed}", path="scheduling_policy", value=repr(scheduling_policy))
+    number_of(scheduling_policy, SCHEDULING_POLICIES, "scheduling_policy")
     by_priority = scheduling_policy == "priority"
     for name, asked in (
         ("long_prefill_token_threshold", long_prefill_token_threshold),
@@ -423,30 +399,8 @@ def usable_blocks(capacity_tokens: int | None, num_gpu_blocks: int | None, block
     return int(capacity_tokens) // block_tokens
 
 
-def make_reporting(
-    *,
-    horizon_s: float,
-    windows: int = 50,
-    warmup_requests: int = 0,
-    request_sla_s: float | None = None,
-    ttft_sla_s: float | None = None,
-    tpot_sla_s: float | None = None,
-    token_sla_s: float | None = None,
-) -> Reporting:
-    """Build the report's settings; `windows` equal windows cover [0, horizon_s]. InputError for any out of range."""
-    if windows < 1:
-        raise InputError("must be >= 1", path="report.windows", value=windows)
-    if warmup_requests < 0:
-        raise InputError("must be >= 0", path="report.warmup_requests", value=warmup_requests)
-    return Reporting(
-        warmup=int(warmup_requests),
-        request_sla=NEVER if request_sla_s is None else ticks(request_sla_s, "request_sla_s"),
-        ttft_sla=NEVER if ttft_sla_s is None else ticks(ttft_sla_s, "ttft_sla_s"),
-        tpot_sla=NEVER if tpot_sla_s is None else ticks(tpot_sla_s, "tpot_sla_s"),
-        token_sla=NEVER if token_sla_s is None else ticks(token_sla_s, "token_sla_s"),
-        window=max(1, -(-ticks(horizon_s, "horizon_s") // windows)),
-        windows=int(windows),
-    )
+make_reporting = partial(reporting_of, ticks, ticks)
+"""See `reporting_of`."""
 
 
 def make_classes(
@@ -457,12 +411,9 @@ def make_classes(
 ) -> Classes:
     """Build the classes of requests, `of` (request,), from the limits of each; InputError for any out of range."""
     limits = {"request_sla_s": request_sla_s, "ttft_sla_s": ttft_sla_s, "tpot_sla_s": tpot_sla_s}
-    whole = [
-        np.array([NEVER if seconds is None else ticks(seconds, name) for seconds in given], np.int64)
-        for name, given in limits.items()
-    ]
+    whole = [np.array([ticks(seconds, name) for seconds in given], np.int64) for name, given in limits.items()]
     found = np.asarray(of, np.int64)
-    _refuse("of", (found < 0) | (found >= len(whole[0])), found, f"must be in 0..{len(whole[0]) - 1}")
+    refuse("of", (found < 0) | (found >= len(whole[0])), found, f"must be in 0..{len(whole[0]) - 1}")
     return Classes(found, *whole)
 
 
@@ -578,9 +529,3 @@ def check(job: Job) -> None:
             f"a step could take {step / TICKS_PER_S:.3g} s",
             allowed=f"must be at most {LATEST // 2 / most / TICKS_PER_S:.3g} s with up to {most} requests running",
         )
-
-
-def _refuse(name: str, bad: NDArray[np.bool_], values: NDArray[np.generic], rule: str) -> None:
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise InputError(rule, path=f"{name}[{first}]", value=values[first])

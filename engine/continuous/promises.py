@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from ..moments import LOW
 from ..ratios import column, divide, only_if, share_missed
+from ..simulation import Reporting
 from ..statistics import CONTINUOUS, QUANTILES, WINDOWS
 from ..tally import Tally
-from .model import SERVED, Classes, Job, Records, Reporting
-from .ticks import NEVER, TICKS_PER_NANOSECOND
+from ..ticks import NEVER
+from .model import SERVED, Classes, Job, Records
+from .ticks import TICKS_PER_NANOSECOND
 
 COLUMNS = CONTINUOUS.of_classes
 """Times in nanoseconds; a ranked one is -1 where there is none."""

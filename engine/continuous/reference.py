@@ -18,6 +18,7 @@ from ..policies.sla import TOKEN_GAP
 from ..policies.steering import Steering, Turns
 from ..policies.target import Target
 from ..tally import Tally
+from ..ticks import NEVER
 from .blocks import Cache
 from .count import count_reference
 from .fleet import COUNTED_EVERY, ROUTINGS, counts_loads, first_asked, load_of, looks_at_queues
@@ -35,7 +36,7 @@ from .model import (
     must_fit,
 )
 from .steps import decode_ticks, kv_token_ticks, prefill_ticks
-from .ticks import LATEST, NEVER, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND, too_late
+from .ticks import LATEST, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND, too_late
 
 
 @dataclass(eq=False)

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from ..report import Facts, summarise
 from ..statistics import CONTINUOUS
 from ..tally import Tally
+from ..ticks import NEVER
 from .following import judged_by
 from .model import Job
 from .promises import is_promised
-from .ticks import NEVER, TICKS_PER_S
+from .ticks import TICKS_PER_S
 
 
 def summarise_steps(tally: Tally, jobs: Sequence[Job]) -> dict[str, NDArray[Any]]:

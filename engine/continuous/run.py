@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from ..simulation import JOBS_AT_ONCE, Report, Shape
 from ..statistics import CONTINUOUS
 from ..tally import Tally, row_of
+from ..ticks import NEVER
 from .fleet import BY_BIN, Fleet, looks_at_queues
 from .model import NOBODY, REJECTED, SERVED, Job, Records, answered, never_fits
 from .promises import count_promises, summarise_classes
 from .report import summarise_steps
-from .ticks import NEVER, too_late
+from .ticks import too_late
 
 NAME = "continuous batching"
 CATALOGUE = CONTINUOUS

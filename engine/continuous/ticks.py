@@ -6,6 +6,8 @@ rounding anything, and the sum over any number of steps has a closed form that i
 
 from batchcube.errors import InputError
 
+from ..ticks import NEVER
+
 TICKS_PER_S = 10**12
 TICKS_PER_MICROSECOND = 10**6
 """Controllers count in microseconds, as at the request level."""
@@ -15,11 +17,15 @@ LATEST = 2**61
 """Last instant, 26 days: twice that still fits int64."""
 LATEST_ARRIVAL_S = LATEST / TICKS_PER_S / 2
 """Seconds: whoever comes then has as long to be served."""
-NEVER = 2**62
 
 
-def ticks(seconds: float, name: str) -> int:
-    """Return seconds as whole ticks; InputError with their name if negative, not finite, or beyond `LATEST`."""
+def ticks(seconds: float | None, name: str) -> int:
+    """Return seconds as whole ticks, NEVER for none.
+
+    InputError with their name if negative, not finite, or beyond `LATEST`.
+    """
+    if seconds is None:
+        return NEVER
     value = float(seconds) * TICKS_PER_S
     if not 0 <= value <= LATEST:
         raise InputError(f"must be from 0 to {LATEST // TICKS_PER_S} s", path=name, value=f"{seconds} s")

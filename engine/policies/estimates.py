@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from batchcube.errors import InputError
 
 from ..dialect import maximum, minimum, nearest, policy, where
+from ..refusals import number_of
 
 Kind = Literal["ema", "window"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -58,13 +59,12 @@ class RunningMeans(NamedTuple):
 
 def smoothing(kind: str = "ema", weight: float = 0.2, observations: int = 20) -> Smoothing:
     """Build the settings of the running means; InputError for a value out of range."""
-    if kind not in KINDS:
-        raise InputError(f"must be one of {', '.join(KINDS)}", path="policy.estimates.kind", value=repr(kind))
+    number = number_of(kind, KINDS, "policy.estimates.kind")
     if not SMALLEST_WEIGHT <= weight <= 1.0:
         raise InputError(f"must be in [{SMALLEST_WEIGHT:g}, 1]", path="policy.estimates.weight", value=weight)
     if not 1 <= observations <= LARGEST_WINDOW:
         raise InputError(f"must be in 1..{LARGEST_WINDOW}", path="policy.estimates.observations", value=observations)
-    return Smoothing(KINDS.index(kind), float(weight), int(observations))
+    return Smoothing(number, float(weight), int(observations))
 
 
 @policy

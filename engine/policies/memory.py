@@ -3,9 +3,8 @@
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, get_args
 
-from batchcube.errors import InputError
-
 from ..dialect import floor, maximum, minimum, policy, settle, sqrt, where
+from ..refusals import number_of
 from .controller import Controller, View, least_of, middle
 
 Rule = Literal["exact", "buffer", "margin", "literal"]
@@ -38,10 +37,8 @@ def memory_bound(
     rule: str, capacity_tokens: float, overflow_probability: float = 0.05, margin_tokens: float = 0.0
 ) -> Memory:
     """Build Algorithm 1's settings; InputError for a rule that does not exist."""
-    if rule not in RULES:
-        raise InputError(f"must be one of {', '.join(RULES)}", path="policy.memory.rule", value=repr(rule))
-    quantile = NormalDist().inv_cdf(1.0 - overflow_probability)
-    return Memory(True, RULES.index(rule), float(capacity_tokens), quantile, float(margin_tokens))
+    number, quantile = number_of(rule, RULES, "policy.memory.rule"), NormalDist().inv_cdf(1.0 - overflow_probability)
+    return Memory(True, number, float(capacity_tokens), quantile, float(margin_tokens))
 
 
 @policy

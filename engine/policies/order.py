@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from batchcube.errors import InputError
-
 from ..dialect import bits, policy, where
+from ..refusals import number_of
 from .owners import claim
 
 ServiceOrder = Literal["first_formed", "shortest_first"]
@@ -112,8 +111,7 @@ def order_settings(order: Any, path: str, allowed: tuple[str, ...]) -> Any:
     """Return the settings of an order, given by an `allowed` name or by settings of its own; InputError for others."""
     if isinstance(order, tuple) and type(order) in _of_settings:
         return order
-    if order not in allowed:
-        raise InputError(f"must be one of {', '.join(allowed)}", path=path, value=repr(order))
+    number_of(order, allowed, path)
     return Named(NAMED.index(order))
 
 

@@ -2,9 +2,8 @@
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from batchcube.errors import InputError
-
 from ..dialect import floor, maximum, minimum, policy, settle, where
+from ..refusals import number_of
 from ..ticks import TICKS_PER_S
 from .controller import Controller, View, middle
 
@@ -47,24 +46,22 @@ class Range(NamedTuple):
 
 def no_sla(signal: str = "tbt") -> Sla:
     """Leave the batch size free of any latency target; the signal is observed for other controllers."""
-    return Sla(False, PAPER, signal_number(signal), float("inf"), 0.0, 0.0, 0.0)
-
-
-def signal_number(signal: str) -> int:
-    """Return the number of a signal; InputError for one that does not exist."""
-    if signal not in SIGNALS:
-        raise InputError(f"must be one of {', '.join(SIGNALS)}", path="policy.sla.signal", value=repr(signal))
-    return SIGNALS.index(signal)
+    return Sla(False, PAPER, number_of(signal, SIGNALS, "policy.sla.signal"), float("inf"), 0.0, 0.0, 0.0)
 
 
 def sla_search(
     variant: str, signal: str, target_s: float, tolerance_s: float, alpha: float = 16.0, delta: float = 4.0
 ) -> Sla:
     """Build Algorithm 2's settings; InputError for a variant or signal that does not exist."""
-    if variant not in VARIANTS:
-        raise InputError(f"must be one of {', '.join(VARIANTS)}", path="policy.sla.variant", value=repr(variant))
-    target, tolerance = target_s * TICKS_PER_S, tolerance_s * TICKS_PER_S
-    return Sla(True, VARIANTS.index(variant), signal_number(signal), target, tolerance, float(alpha), float(delta))
+    return Sla(
+        True,
+        number_of(variant, VARIANTS, "policy.sla.variant"),
+        number_of(signal, SIGNALS, "policy.sla.signal"),
+        target_s * TICKS_PER_S,
+        tolerance_s * TICKS_PER_S,
+        float(alpha),
+        float(delta),
+    )
 
 
 @policy

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from batchcube.engine import Bins, Trace, batches, continuous, make_trace, sort_into_bins
 from batchcube.engine.continuous import Classes, Content, Requests, follow, make_classes, make_requests
-from batchcube.engine.continuous.model import ANYBODY, LARGEST_REQUEST, NOBODY
+from batchcube.engine.continuous.model import ANYBODY, NOBODY
 from batchcube.engine.continuous.ticks import LATEST_ARRIVAL_S
 from batchcube.engine.policies.bins import assign_bins
-from batchcube.engine.ticks import TICKS_PER_S, from_seconds
+from batchcube.engine.ticks import LARGEST_REQUEST, TICKS_PER_S, from_seconds
 from batchcube.errors import InputError
 from batchcube.results.variables import CONTROLS
 

@@ -11,7 +11,7 @@ import xarray as xr
 from batchcube.engine import continuous
 from batchcube.engine.continuous import Job, Replica
 from batchcube.engine.continuous.count import count_reference
-from batchcube.engine.continuous.model import LARGEST_REQUEST, SERVED, blocks_of
+from batchcube.engine.continuous.model import SERVED, blocks_of
 from batchcube.engine.continuous.promises import count_promises
 from batchcube.engine.continuous.reference import History, Move, Step
 from batchcube.engine.continuous.ticks import TICKS_PER_NANOSECOND
@@ -19,6 +19,7 @@ from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.policies.estimates import EMA, FINER, UNIT, RunningMeans, Smoothing, start_means
 from batchcube.engine.policies.target import Target
 from batchcube.engine.tally import new_tally, row_of
+from batchcube.engine.ticks import LARGEST_REQUEST
 from batchcube.errors import InputError
 from batchcube.results.provenance import MadeBy
 

@@ -13,7 +13,6 @@ from batchcube.engine.continuous.model import (
     BLOCK_TOKENS,
     LARGEST_BLOCK,
     LARGEST_CACHE,
-    LARGEST_REQUEST,
     LOWEST_PRIORITY,
     Prefill,
     SchedulingPolicy,
@@ -24,7 +23,7 @@ from batchcube.engine.policies.estimates import LARGEST_WINDOW, SMALLEST_WEIGHT,
 from batchcube.engine.policies.memory import Rule
 from batchcube.engine.policies.sla import Signal, Variant
 from batchcube.engine.simulation import Simulation
-from batchcube.engine.ticks import LARGEST_BATCH
+from batchcube.engine.ticks import LARGEST_BATCH, LARGEST_REQUEST
 
 from ..workloads.arrivals import ArrivalProcess, Closed
 from ..workloads.lengths import LengthDistribution, Mixture

@@ -13,7 +13,6 @@ from batchcube.engine.continuous import (
     PrefillTable,
     Records,
     Replica,
-    Reporting,
     Requests,
     Setup,
     follow,
@@ -24,14 +23,16 @@ from batchcube.engine.continuous import (
     make_requests,
 )
 from batchcube.engine.continuous.model import ANYBODY, NOBODY, no_content
-from batchcube.engine.continuous.ticks import NEVER, TICKS_PER_S
+from batchcube.engine.continuous.ticks import TICKS_PER_S
 from batchcube.engine.moments import exact_sums
 from batchcube.engine.policies.estimates import smoothing
 from batchcube.engine.policies.memory import memory_bound, no_memory_bound
 from batchcube.engine.policies.order import CHOICES
 from batchcube.engine.policies.sla import STEP_SIGNALS, no_sla, sla_search
 from batchcube.engine.policies.target import Control
+from batchcube.engine.simulation import Reporting
 from batchcube.engine.tally import Tally, row_of
+from batchcube.engine.ticks import NEVER
 
 from .content import content_of, draw_tokens
 

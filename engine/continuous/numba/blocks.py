@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...compiling.jit import inline, jit
-from ..model import LARGEST_REQUEST, Job, blocks_of
+from ...ticks import LARGEST_REQUEST
+from ..model import Job, blocks_of
 
 NONE = -1
 NOTHING = np.iinfo(np.int64).min

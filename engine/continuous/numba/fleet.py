@@ -11,10 +11,10 @@ from ...numba.state import Structure, floats_of, packing, structure_for
 from ...policies.controller import Controller, controller_of
 from ...policies.order import Order, order_of
 from ...policies.target import decider
+from ...ticks import NEVER
 from ..fleet import COUNTED_EVERY, SHORTEST_QUEUE, counts_loads, first_asked, load_of, looks_at_queues
 from ..following import judged_by
 from ..model import REJECTED, Job
-from ..ticks import NEVER
 from .count import KEPT, OVERRUN, count_requests, first_arrival, start_counting
 from .queues import enqueue
 from .replica import advance, has_rules, view_of, with_rules

@@ -14,10 +14,10 @@ from ...policies.order import Order, order_of
 from ...policies.target import decider
 from ...statistics import CONTINUOUS
 from ...tally import new_tally, row_of
+from ...ticks import NEVER
 from ..fleet import BY_BIN, COUNTED_EVERY, counts_loads, looks_at_queues
 from ..following import ARRIVES, ENDS, followers, follows_of, judged_by, makespan_begins
 from ..model import NOBODY, REJECTED, Job
-from ..ticks import NEVER
 from .count import KEPT, OVERRUN, count_requests, start_counting
 from .fleet import count_all, way_to
 from .lockstep import PLANNED, step_together
