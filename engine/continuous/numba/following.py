@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...compiling.jit import inline, jit
+from ...numba.heap import pop, push
 from ...numba.state import Structure, floats_of, packing, structure_for
 from ...policies.controller import Controller, controller_of
 from ...policies.order import Order, order_of
@@ -30,55 +30,16 @@ _NUMBER = 2**_BITS - 1
 """A request has one thing ahead of it at most: its number, with the kind of it in the bits above."""
 
 
-class Agenda(NamedTuple):
-    """What is ahead: ends, and arrivals that are known by now."""
-
-    due: NDArray[np.int64]
-    """(request,) when."""
-    heap: NDArray[np.int64]
-    """(request,) what is ahead, the next on top: ends before arrivals at one instant, then by number."""
-
-
-@inline
-def sooner(agenda, a, b):
-    """Say whether what is at place a of the heap comes before what is at place b."""
-    one, other = agenda.heap[a], agenda.heap[b]
-    first, second = agenda.due[one & _NUMBER], agenda.due[other & _NUMBER]
-    return first < second or (first == second and one < other)
-
-
-@inline
-def exchange(agenda, a, b):
-    """Exchange two places of the heap."""
-    agenda.heap[a], agenda.heap[b] = agenda.heap[b], agenda.heap[a]
-
-
 @inline
 def put(agenda, size, instant, kind, i):
-    """Put what happens to a request onto the agenda, which held `size` before; return how many it holds."""
-    agenda.due[i], agenda.heap[size] = instant, i | kind << _BITS
-    at = size
-    while at > 0 and sooner(agenda, at, (at - 1) >> 1):
-        exchange(agenda, at, (at - 1) >> 1)
-        at = (at - 1) >> 1
+    """Put what happens to a request onto the agenda, which held `size` before; return how many it holds.
+
+    The agenda is a heap: what is ahead, ends and arrivals that are known by now, in rows of when and what. At one
+    instant ends come before arrivals, then by number.
+    """
+    agenda[size, 0], agenda[size, 1] = instant, i | kind << _BITS
+    push(agenda, size)
     return size + 1
-
-
-@inline
-def drop(agenda, size):
-    """Take off what is next; return how many are left."""
-    last, at = size - 1, 0
-    agenda.heap[0] = agenda.heap[last]
-    while True:
-        child = 2 * at + 1
-        if child >= last:
-            return last
-        if child + 1 < last and sooner(agenda, child + 1, child):
-            child += 1
-        if not sooner(agenda, child, at):
-            return last
-        exchange(agenda, at, child)
-        at = child
 
 
 @inline
@@ -134,7 +95,7 @@ def following_kernel(
                         r, start, others = one, state[NOW], start
                     else:
                         others = min(others, state[NOW])
-            coming = agenda.due[agenda.heap[0] & _NUMBER] if ahead > 0 else NEVER
+            coming = agenda[0, 0] if ahead > 0 else NEVER
             if counts_loads(fleet):
                 # Until then nothing changes.
                 due = min(start, coming) // COUNTED_EVERY * COUNTED_EVERY
@@ -142,8 +103,9 @@ def following_kernel(
                     count_all(due, workspace)
                     counted = due
             if ahead > 0 and coming <= start:
-                kind, i = agenda.heap[0] >> _BITS, agenda.heap[0] & _NUMBER
-                ahead = drop(agenda, ahead)
+                pop(agenda, ahead)
+                ahead -= 1
+                kind, i = agenda[ahead, 1] >> _BITS, agenda[ahead, 1] & _NUMBER
                 if kind == ENDS:
                     for k in range(after.begin[i], after.begin[i + 1]):
                         j = after.of[k]
@@ -229,7 +191,7 @@ def run_following(job: Job, records: Any, tally: Any) -> None:
             scratch if rehearsal else records,
             row_of(new_tally(CONTINUOUS, 1, job.shape), 0) if rehearsal else tally,
             make_workspace(job, floats_of(structure)),
-            Agenda(np.zeros(count, np.int64), np.zeros(count, np.int64)),
+            np.zeros((count, 2), np.int64),
             after,
             judged,
             rehearsal,
