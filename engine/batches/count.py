@@ -15,17 +15,17 @@ from ..statistics import (
     SIGNAL,
     WORK,
     Arrival,
+    Batch,
     Limits,
     Lost,
     Request,
     Work,
     decision_of,
 )
-from ..statistics import Batch as SeenBatch
 from ..tally import Counter, Tally
 from ..ticks import NEVER
+from . import reference
 from .model import Bins, Records, Setup, Trace
-from .reference import Batch
 
 
 def limits_of(trace: Trace, setup: Setup) -> Limits:
@@ -49,7 +49,7 @@ def limits_of(trace: Trace, setup: Setup) -> Limits:
 
 
 def count_reference(
-    trace: Trace, bins: Bins, setup: Setup, records: Records, batches: list[Batch], tally: Tally
+    trace: Trace, bins: Bins, setup: Setup, records: Records, batches: list[reference.Batch], tally: Tally
 ) -> None:
     """Fill an empty tally row from what became of each request and the batches in starting order."""
     limits = limits_of(trace, setup)
@@ -71,7 +71,7 @@ def count_reference(
     counter.close()
 
 
-def request_of(trace: Trace, setup: Setup, records: Records, batch: Batch, i: int) -> Request:
+def request_of(trace: Trace, setup: Setup, records: Records, batch: reference.Batch, i: int) -> Request:
     """Return what one request of a batch shows."""
     return Request(
         number=i,
@@ -86,10 +86,10 @@ def request_of(trace: Trace, setup: Setup, records: Records, batch: Batch, i: in
     )
 
 
-def _count_batch(trace: Trace, setup: Setup, records: Records, batch: Batch, counter: Counter) -> None:
+def _count_batch(trace: Trace, setup: Setup, records: Records, batch: reference.Batch, counter: Counter) -> None:
     members, service = np.array(batch.members), setup.service
     outputs = trace.output[members]
-    seen = SeenBatch(
+    seen = Batch(
         size=len(members),
         start=batch.start,
         service=batch.service,

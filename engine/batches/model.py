@@ -49,7 +49,7 @@ class Bins(NamedTuple):
     """(bin + 1,) where each bin begins in `order`."""
 
 
-class Policy(NamedTuple):
+class Batching(NamedTuple):
     """How batches are formed and served (docs/model.md, section 3)."""
 
     static: bool
@@ -80,7 +80,7 @@ class Policy(NamedTuple):
 
 
 @policy
-def deadline_of(arrival: Any, policy: Policy) -> Any:
+def deadline_of(arrival: Any, policy: Batching) -> Any:
     """Return when a bin forms a batch at the latest, its oldest request come at `arrival`; NEVER for no limit."""
     return where(policy.max_wait < NEVER, arrival + policy.max_wait, NEVER)
 
@@ -88,7 +88,7 @@ def deadline_of(arrival: Any, policy: Policy) -> Any:
 class Setup(NamedTuple):
     """Everything but the requests."""
 
-    policy: Policy
+    policy: Batching
     service: Service
     control: Control
     reporting: Reporting
@@ -212,7 +212,7 @@ def make_policy(
     bin_choice: Any = "oldest_head",
     controller_scope: str = "per_bin",
     completion: str = "batch",
-) -> Policy:
+) -> Batching:
     """Build the policy of one of `MODES`; `servers=INFINITE` for infinitely many.
 
     `batch_size` is B where batches have a fixed size, and the largest batch in the dynamic modes. `service_order`
@@ -230,7 +230,7 @@ def make_policy(
     if not 1 <= servers <= INFINITE:
         raise InputError("must be >= 1 or infinite", path="server.servers", value=servers)
     formed_order = order_settings(service_order, "policy.service_order", SERVICE_ORDERS)
-    return Policy(
+    return Batching(
         static=mode in ("multi_bin_only", "fifo_fixed"),
         batch_size=int(batch_size),
         max_wait=_whole(max_wait_s, "policy.max_wait_s"),

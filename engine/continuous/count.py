@@ -19,7 +19,6 @@ from ..statistics import (
     Gap,
     Limits,
     Lost,
-    Move,
     Request,
     Steps,
     decision_of,
@@ -27,8 +26,7 @@ from ..statistics import (
 from ..tally import Counter, Tally
 from ..ticks import NEVER
 from .following import followers, judged_by, makespan_begins
-from .model import SERVED as STATUS_SERVED
-from .model import Job, Records
+from .model import REJECTED, Job, Records
 from .ticks import TICKS_PER_NANOSECOND
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 def limits_of(job: Job, records: Records) -> Limits:
     """Return what holds for a whole replication."""
     requests, reporting, arrival = job.requests, job.setup.reporting, job.requests.arrival.tolist()
-    measured = [i for i in range(reporting.warmup, len(arrival)) if records.status[i] == STATUS_SERVED]
+    measured = [i for i in range(reporting.warmup, len(arrival)) if records.status[i] != REJECTED]
     judged, anybody = judged_by(requests), followers(requests).anybody
     closed = len(anybody) > 0
     until = arrival[anybody[-1]] - int(requests.delay[anybody[-1]]) if closed else NEVER
@@ -66,7 +64,7 @@ def count_reference(job: Job, records: Records, history: "History", kept: int, t
     tally.totals[CONTINUOUS.at("kept")] = kept
     counter = Counter(CONTINUOUS, limits, tally)
     for i, arrival in enumerate(job.requests.arrival.tolist()):
-        j, accepted = int(job.bin_of[i]), records.status[i] == STATUS_SERVED
+        j, accepted = int(job.bin_of[i]), records.status[i] != REJECTED
         counter.add(ARRIVED, Arrival(int(accepted)), instant=arrival, bin=j)
         if not accepted:
             lost = Lost(i, int(job.requests.prompt[i]), int(job.requests.output[i]))
@@ -81,8 +79,8 @@ def count_reference(job: Job, records: Records, history: "History", kept: int, t
                 gap = Gap(1, later - sooner)
                 counter.add(GAP, gap)
                 counter.add_times(GAP, gap)
-    for instant, *move in history.moves:
-        counter.add(MOVE, Move(*move), instant=instant)
+    for instant, move in history.moves:
+        counter.add(MOVE, move, instant=instant)
     for step in history.steps:
         _count_step(job, step, counter)
     counter.close()

@@ -32,7 +32,7 @@ BLOCK_TOKENS = 16
 
 SERVED, REJECTED = 0, 1
 NOBODY, ANYBODY = -1, -2
-"""Whom a request may follow instead of another request."""
+"""In place of a request; one may follow either of them."""
 NO_FOLLOWERS = np.zeros(0, np.int64)
 Prefill = Literal["chunked", "separate"]
 PREFILLS: tuple[Prefill, ...] = get_args(Prefill)

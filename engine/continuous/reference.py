@@ -17,6 +17,7 @@ from ..policies.order import Candidate
 from ..policies.sla import TOKEN_GAP
 from ..policies.steering import Steering, Turns
 from ..policies.target import Target
+from ..statistics import Move
 from ..tally import Tally
 from ..ticks import NEVER
 from .blocks import Cache
@@ -102,22 +103,13 @@ class Step(NamedTuple):
     """What the controllers had decided."""
 
 
-class Move(NamedTuple):
-    """A request that began to run (1), or went back to the queue (-1)."""
-
-    instant: int
-    running: int
-    asked: int = 0
-    """Tokens that were looked for in the cache, of one that runs for the first time."""
-    found: int = 0
-
-
 @dataclass
 class History:
     """What happened on all replicas, for the tally."""
 
     steps: list[Step] = field(default_factory=list)
-    moves: list[Move] = field(default_factory=list)
+    moves: list[tuple[int, Move]] = field(default_factory=list)
+    """Each with its instant."""
     emitted: dict[int, list[int]] = field(default_factory=dict)
     """Instants of the tokens of every request."""
 
@@ -286,7 +278,7 @@ class Engine:
         self.running.remove(gone)
         self.pool.release(gone.number)
         self.records.preemptions[gone.number] += 1
-        self.history.moves.append(Move(self.begins(), -1))
+        self.history.moves.append((self.begins(), Move(-1, 0, 0)))
         if self.replica.by_priority:
             self.enqueue(gone.number)
         else:
@@ -316,9 +308,9 @@ class Engine:
             if self.records.scheduled[new.number] < 0:
                 self.records.scheduled[new.number] = self.begins()
                 looked_for = asked if self.pool.caching else 0
-                self.history.moves.append(Move(self.begins(), 1, looked_for, new.resident))
+                self.history.moves.append((self.begins(), Move(1, looked_for, new.resident)))
             else:
-                self.history.moves.append(Move(self.begins(), 1))
+                self.history.moves.append((self.begins(), Move(1, 0, 0)))
             self.running.append(new)
             self.give(new, need, chunk, found)
             admitted = True
@@ -414,7 +406,7 @@ class Engine:
             self.running.remove(request)
             self.pool.release(request.number)
             return
-        self.history.moves.append(Move(self.now, 1))
+        self.history.moves.append((self.now, Move(1, 0, 0)))
         queue = self.returned if request.number in self.returned else self.queues[0]
         queue.remove(request.number)
 

@@ -13,11 +13,12 @@ from batchcube.engine.continuous import Job, Replica
 from batchcube.engine.continuous.count import count_reference
 from batchcube.engine.continuous.model import SERVED, blocks_of
 from batchcube.engine.continuous.promises import count_promises
-from batchcube.engine.continuous.reference import History, Move, Step
+from batchcube.engine.continuous.reference import History, Step
 from batchcube.engine.continuous.ticks import TICKS_PER_NANOSECOND
 from batchcube.engine.policies.bins import assign_bins
 from batchcube.engine.policies.estimates import EMA, FINER, UNIT, RunningMeans, Smoothing, start_means
 from batchcube.engine.policies.target import Target
+from batchcube.engine.statistics import Move
 from batchcube.engine.tally import new_tally, row_of
 from batchcube.engine.ticks import LARGEST_REQUEST
 from batchcube.errors import InputError
@@ -158,8 +159,8 @@ def _history(steps: list[Decided], replica: Replica, zero_ns: int) -> History:
     history = History()
     for row in steps:
         start = (row.at_ns - zero_ns) * TICKS_PER_NANOSECOND
-        history.moves += [Move(start, -1)] * row.preempted
-        history.moves += [Move(start, 1)] * (row.batch - row.running + row.preempted)
+        history.moves += [(start, Move(-1, 0, 0))] * row.preempted
+        history.moves += [(start, Move(1, 0, 0))] * (row.batch - row.running + row.preempted)
         if (outcome := shown.get(row.step)) is None:
             continue
         target = Target(_means(row, replica.control.smoothing), row.memory_bound, row.sla_bound, row.cap)

@@ -1,7 +1,7 @@
 """The KV cache in blocks: room for prefills, taken as they are scheduled; decodes grow all at once (`leaps`)."""
 
 from ...compiling.jit import inline
-from ..model import blocks_of
+from ..model import NOBODY, blocks_of
 from .blocks import KEPT, LATE, NOTHING, SIZE, WANTED, content_of, steps_until_found
 from .blocks import admit as admit_with
 from .blocks import find as find_blocks
@@ -9,7 +9,7 @@ from .blocks import grow as grow_all
 from .blocks import let_go as free_blocks
 from .blocks import part as part_from
 from .blocks import take as take_blocks
-from .workspace import FRESH, GROWN, NOBODY, RESIDENT, TO_PREFILL, TOKENS, USED
+from .workspace import FRESH, GROWN, RESIDENT, TO_PREFILL, TOKENS, USED
 
 
 @inline

@@ -5,7 +5,8 @@ sibling.
 """
 
 from ...compiling.jit import inline
-from .workspace import AFTER, BEFORE, NOBODY
+from ..model import NOBODY
+from .workspace import AFTER, BEFORE
 
 
 @inline

@@ -4,6 +4,7 @@ import math
 
 from ...compiling.jit import inline
 from ...policies.order import Candidate, is_sooner
+from ..model import NOBODY
 from ..ticks import TICKS_PER_MICROSECOND
 from .blocks import line_up, step_out
 from .pool import fill, free, release
@@ -22,7 +23,6 @@ from .workspace import (
     HEAD,
     LAST,
     MEASURED_DECODING,
-    NOBODY,
     OFFSETS,
     PLACE,
     PREFILLING,

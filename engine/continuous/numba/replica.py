@@ -7,7 +7,7 @@ from ...policies.controller import Heads, View
 from ...policies.estimates import NOTHING, observe
 from ...policies.sla import TOKEN_GAP
 from ...policies.target import Control, finished_of, last_of, steps_of
-from ..model import LONGEST_GAP, Replica, blocks_of, is_crowded, longest_chunk, most_active, must_fit
+from ..model import LONGEST_GAP, NOBODY, Replica, blocks_of, is_crowded, longest_chunk, most_active, must_fit
 from ..steps import decode_ticks, kv_token_ticks, prefill_ticks
 from ..ticks import LATEST, TICKS_PER_MICROSECOND, TICKS_PER_NANOSECOND
 from .count import OVERRUN, add_decision, count_gaps, count_move, count_steps
@@ -48,7 +48,6 @@ from .workspace import (
     IN_STEP,
     MEASURED_DECODING,
     NEXT,
-    NOBODY,
     NOW,
     OFFSETS,
     PREFILLED,

@@ -10,13 +10,12 @@ from ...histogram import bucket_edges
 from ...policies.estimates import Observation, RunningMeans, update
 from ...policies.target import has_further, is_steady, watches_steps
 from ..fleet import LEAST_LOADED
-from ..model import Job
+from ..model import NOBODY, Job
 from ..ticks import TICKS_PER_NANOSECOND
 from .blocks import Cache, cache_of, make_cache
 
 # Shortest gap, in ticks, that falls beyond each bucket: a gap is rounded down to a nanosecond before it is counted.
 BUCKET_ENDS = np.ceil(bucket_edges()[1:]).astype(np.int64) * TICKS_PER_NANOSECOND
-NOBODY = -1
 # Numbers that the parts of the kernel share and change, for each replica. The first are lengths: of the list of `lists`
 # that has the same number.
 (
