@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from batchcube.engine.policies.service import BatchFactor
 from batchcube.errors import InputError
 
-from .laws import BatchLaw, H, StepLaw, fit_batch_laws, fit_step_laws, step_terms
+from .laws import BatchLaw, StepLaw, fit_batch_laws, fit_step_laws, step_terms
 
 Floats = NDArray[np.float64]
 
@@ -115,8 +116,8 @@ class BatchFit(NamedTuple):
 
     prompt_tokens: float
     """NaN where it is not known."""
-    chosen: H
-    laws: Mapping[H, BatchLaw]
+    chosen: BatchFactor
+    laws: Mapping[BatchFactor, BatchLaw]
     cells: Cells
 
 

@@ -19,9 +19,9 @@ from batchcube.documents import parse_json, read_file, require_regular
 from batchcube.engine.continuous.fleet import Routing
 from batchcube.engine.continuous.model import BLOCK_TOKENS, Prefill
 from batchcube.engine.continuous.steps import TABLED, table_problems
+from batchcube.engine.policies.service import BatchFactor
 from batchcube.errors import InputError, did_you_mean, found_in, printable
 
-from .laws import H
 from .units import require_seconds
 
 Floats = NDArray[np.float64]
@@ -102,7 +102,7 @@ class FitQuality(_Part):
 class BatchCoefficients(_Part):
     """T(b, L) = a0 + a1 * L * h(b), L in output tokens."""
 
-    h: H
+    h: BatchFactor
     a0_s: Seconds
     a1_s_per_token: Annotated[float, Field(gt=0, le=1e6)]
     gamma: Annotated[float, Field(ge=0, le=100)]
@@ -158,8 +158,8 @@ class BatchLaws(_Part):
     from_steps: bool = Field(description="made of decode steps: the prefill is not in the times")
     batch_sizes: Range | None = Field(description="smallest and largest that was measured; null where not known")
     output_tokens: Range | None = Field(description="shortest and longest that was measured; null for steps")
-    chosen: H
-    laws: dict[H, BatchCoefficients]
+    chosen: BatchFactor
+    laws: dict[BatchFactor, BatchCoefficients]
     table: BatchTable | None = None
 
     @model_validator(mode="after")

@@ -7,22 +7,21 @@ and widens the errors, as it should: many repetitions of a cell do not make a wr
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchcube.engine.continuous import Law, make_law
 from batchcube.engine.continuous.steps import STEP_TERMS, TABLED
+from batchcube.engine.policies.service import BATCH_FACTORS, BatchFactor
+from batchcube.engine.refusals import number_of
 from batchcube.errors import InputError
 
 from .bent import BentLaw, errors_of_bent, fit_bent
 
 Floats = NDArray[np.float64]
 
-H = Literal["constant", "linear", "saturating", "power"]
-LAWS: tuple[H, ...] = get_args(H)
-"""Names of h(b): 1, 1 + γ(b-1), 1 + γ(b-1)/b, b^γ; a simpler law stands before one with more freedom."""
 Form = Literal["straight", "constant", "bent"]
 """Forms of the step law: five terms, these and a constant of prefills, tables; the simpler ones first."""
 _CELLS_PER_NODE = 4
@@ -56,7 +55,7 @@ class BatchLaw(NamedTuple):
 
     a0_s: float
     a1_s_per_token: float
-    h: H
+    h: BatchFactor
     gamma: float
     covariance: Floats
     free: tuple[int, ...]
@@ -145,15 +144,14 @@ def step_terms(
     return np.stack(parts, axis=-1)
 
 
-def fit_batch_law(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike, h: H) -> BatchLaw:
+def fit_batch_law(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike, h: BatchFactor) -> BatchLaw:
     """Fit a0 + a1 * L * h(b) to measurements (n,).
 
-    ``h`` is one of `LAWS`. Raises InputError for an unknown law, values that are not finite and > 0, fewer than 3
-    measurements (2 when ``h`` is constant), only one length, or, unless ``h`` is constant, only one batch size; and
-    when the times do not grow with the length at all.
+    Raises InputError for an unknown law, values that are not finite and > 0, fewer than 3 measurements (2 when ``h`` is
+    constant), only one length, or, unless ``h`` is constant, only one batch size; and when the times do not grow with
+    the length at all.
     """
-    if h not in LAWS:
-        raise InputError(f"must be one of {', '.join(LAWS)}", path="law", value=repr(h))
+    number_of(h, BATCH_FACTORS, "law")
     b, length, y = _checked(batch_sizes, lengths, seconds)
     free = 2 if h == "constant" else 3
     if y.size < free or np.unique(length).size < 2 or (free == 3 and np.unique(b).size < 2):
@@ -180,15 +178,17 @@ def fit_batch_law(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike
     return BatchLaw(a0, a1, h, gamma, covariance, active, spare, _quality(y, fitted, predict, free, b))
 
 
-def fit_batch_laws(batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike) -> tuple[H, dict[H, BatchLaw]]:
-    """Fit every law of `LAWS` that the measurements can tell, and choose one by cross-validation.
+def fit_batch_laws(
+    batch_sizes: ArrayLike, lengths: ArrayLike, seconds: ArrayLike
+) -> tuple[BatchFactor, dict[BatchFactor, BatchLaw]]:
+    """Fit every law of `BATCH_FACTORS` that the measurements can tell, and choose one by cross-validation.
 
     The score is the root mean square of the relative error over all measurements, each predicted from all the others.
     The first law within 1 % of the best score wins, so no freedom is taken that the measurements do not ask for. Laws
     that need more batch sizes than there are, are left out. Raises InputError when no law can be fitted.
     """
-    fits: dict[H, BatchLaw] = {}
-    for h in LAWS:
+    fits: dict[BatchFactor, BatchLaw] = {}
+    for h in BATCH_FACTORS:
         try:
             fits[h] = fit_batch_law(batch_sizes, lengths, seconds, h)
         except InputError:

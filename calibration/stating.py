@@ -31,7 +31,7 @@ from .coefficients import (
 )
 from .drawing import shifted
 from .fitting import LogFit
-from .laws import BatchLaw, H, Quality, StepLaw, law_of
+from .laws import BatchLaw, Quality, StepLaw, law_of
 from .logs import Log
 from .opening import means_of
 from .plausibility import Finding
@@ -98,7 +98,7 @@ def batch_laws(fits: Sequence[BatchFit]) -> list[BatchLaws]:
                 seconds=seconds.tolist(),
                 leave_one_size_out_rms=_known(table_error(*grid)),
             )
-        laws: dict[H, BatchCoefficients] = {h: batch_coefficients(law, fit.cells) for h, law in fit.laws.items()}
+        laws = {h: batch_coefficients(law, fit.cells) for h, law in fit.laws.items()}
         stated.append(
             BatchLaws(
                 prompt_tokens=_known(fit.prompt_tokens),

@@ -1,7 +1,7 @@
 """What one replication is given: a trace, its sorting into bins, and a setup. Plain tuples of arrays and numbers."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +18,13 @@ from ..simulation import Reporting, Shape, reporting_of
 from ..statistics import TBT_UNIT
 from ..ticks import LARGEST_BATCH, LARGEST_REQUEST, LATEST, MOST_REQUESTS, NEVER, TICKS_PER_S, from_seconds
 
-MODES = ("multi_bin_only", "dynamic_only", "multi_bin_dynamic", "fifo_fixed", "fifo_greedy")
+Mode = Literal["fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+FIXED: tuple[Mode, ...] = ("fifo_fixed", "multi_bin_only")
+"""Those whose batches form in their bins, when they are full."""
+Tail = Literal["flush", "drop"]
+ControllerScope = Literal["per_bin", "global"]
+Completion = Literal["batch", "own"]
 INFINITE = 2**30
 """Number of servers that stands for infinitely many."""
 
@@ -220,9 +226,9 @@ def make_policy(
     range.
     """
     number_of(mode, MODES, "policy.mode")
-    number_of(tail, ("flush", "drop"), "policy.tail")
-    number_of(controller_scope, ("per_bin", "global"), "policy.controller_scope")
-    number_of(completion, ("batch", "own"), "server.completion")
+    number_of(tail, get_args(Tail), "policy.tail")
+    number_of(controller_scope, get_args(ControllerScope), "policy.controller_scope")
+    number_of(completion, get_args(Completion), "server.completion")
     if not 1 <= batch_size <= LARGEST_BATCH:
         raise InputError(f"must be in 1..{LARGEST_BATCH}", path="policy.batch_size", value=batch_size)
     if max_wait_s is not None and not max_wait_s >= 0:
@@ -231,7 +237,7 @@ def make_policy(
         raise InputError("must be >= 1 or infinite", path="server.servers", value=servers)
     formed_order = order_settings(service_order, "policy.service_order", SERVICE_ORDERS)
     return Batching(
-        static=mode in ("multi_bin_only", "fifo_fixed"),
+        static=mode in FIXED,
         batch_size=int(batch_size),
         max_wait=_whole(max_wait_s, "policy.max_wait_s"),
         service_order=formed_order,

@@ -1,6 +1,6 @@
 """How long a batch takes: T(b, L) = a0 + a1 * L * h(b), or a measured table (docs/model.md, section 2; [MB] 3)."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,7 +10,9 @@ from batchcube.errors import InputError
 from ..dialect import maximum, minimum, nearest, policy, where, whole
 from ..ticks import LATEST, TICKS_PER_S, from_seconds
 
-BATCH_FACTORS = ("constant", "linear", "saturating", "power")
+BatchFactor = Literal["constant", "linear", "saturating", "power"]
+BATCH_FACTORS: tuple[BatchFactor, ...] = get_args(BatchFactor)
+"""Names of h(b): 1, 1 + γ(b-1), 1 + γ(b-1)/b, b^γ; a simpler law stands before one with more freedom."""
 
 
 class Service(NamedTuple):

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from batchcube.calibration.cells import BatchFit, Cells, cells_of_steps, fit_batches, fit_steps, terms_of
 from batchcube.calibration.coefficients import BatchLaws, Coefficients, KvMemory, Label, Raw, sha256_of
-from batchcube.calibration.laws import LAWS, BatchLaw, StepLaw, batch_law_of_steps, step_terms
+from batchcube.calibration.laws import BatchLaw, StepLaw, batch_law_of_steps, step_terms
 from batchcube.calibration.plausibility import judge
 from batchcube.calibration.stating import batch_coefficients, batch_laws, plausibility_of, range_of, step_coefficients
+from batchcube.engine.policies.service import BATCH_FACTORS
 from batchcube.errors import InputError, found_in
 from batchcube.results.calibration import build_calibration
 from batchcube.results.measurements import read_measurement
@@ -149,7 +150,7 @@ def _plain(value: Any) -> str | int | float:
 def lay_out(fits: Sequence[BatchFit], steps: tuple[StepLaw, Cells] | None, coefficients: Coefficients) -> xr.Dataset:
     """Lay measured cells and fitted laws out as arrays over prompts, batch sizes, lengths and laws."""
     arrays: dict[str, NDArray[Any]] = {}
-    coordinates: dict[str, NDArray[Any]] = {"law": np.array(LAWS)}
+    coordinates: dict[str, NDArray[Any]] = {"law": np.array(BATCH_FACTORS)}
     largest = max([1.0, *(fit.cells.batch_size.max() for fit in fits)])
     if steps is not None:
         largest = max(largest, float(np.nanmax(steps[1].batch_size)))
@@ -178,19 +179,19 @@ def _lay_out_batches(
         arrays[name] = np.full(grid, np.nan)
     fine = np.geomspace(lengths[0], lengths[-1], 40)
     coordinates["curve_output_tokens"] = fine
-    arrays["fitted_batch_s"] = np.full((len(LAWS), *grid), np.nan)
+    arrays["fitted_batch_s"] = np.full((len(BATCH_FACTORS), *grid), np.nan)
     for name in ("curve_batch_s", "curve_half_width_s"):
-        arrays[name] = np.full((len(LAWS), *grid[:2], fine.size), np.nan)
-    arrays["leave_one_out_rms"] = np.full((len(LAWS), prompts.size), np.nan)
+        arrays[name] = np.full((len(BATCH_FACTORS), *grid[:2], fine.size), np.nan)
+    arrays["leave_one_out_rms"] = np.full((len(BATCH_FACTORS), prompts.size), np.nan)
     arrays["slope_ratio"] = np.full((prompts.size, sizes.size), np.nan)
-    arrays["fitted_slope_ratio"] = np.full((len(LAWS), prompts.size, curve.size), np.nan)
+    arrays["fitted_slope_ratio"] = np.full((len(BATCH_FACTORS), prompts.size, curve.size), np.nan)
     arrays["chosen"] = np.array([fit.chosen for fit in fits])
     for k, fit in enumerate(fits):
         i, j = np.searchsorted(sizes, fit.cells.batch_size), np.searchsorted(lengths, fit.cells.output_tokens)
         arrays["batch_s"][k, i, j], arrays["batch_std_s"][k, i, j] = fit.cells.seconds, fit.cells.std_s
         arrays["slope_ratio"][k] = _slope_ratios(arrays["batch_s"][k], lengths)
         for h, law in fit.laws.items():
-            at = LAWS.index(h)
+            at = BATCH_FACTORS.index(h)
             spread = float(stdtrit(max(law.degrees_of_freedom, 1), 0.5 + _CONFIDENCE / 2))
             arrays["fitted_batch_s"][at, k] = law.seconds(sizes[:, None], lengths)
             arrays["curve_batch_s"][at, k] = law.seconds(sizes[:, None], fine)

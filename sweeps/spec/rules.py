@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from batchcube.calibration.laws import stated_seconds
 from batchcube.calibration.units import other_units
+from batchcube.engine.batches.model import FIXED
 from batchcube.engine.continuous.fleet import MOST_REPLICAS
 from batchcube.engine.continuous.steps import TABLED, table_problems
 from batchcube.engine.continuous.ticks import TICKS_PER_S
@@ -25,7 +26,6 @@ from .messages import Path, show_value
 from .settings import (
     BINNED,
     CONTROLLED,
-    FIXED,
     LONGEST_CONTINUOUS_S,
     REQUEST_LIMITS,
     CoefficientsLaw,

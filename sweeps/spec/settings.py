@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from batchcube.calibration.coefficients import TOKEN_BUDGET
 from batchcube.engine import batches, continuous
+from batchcube.engine.batches.model import Completion, ControllerScope, Tail
+from batchcube.engine.batches.model import Mode as BatchMode
 from batchcube.engine.continuous.fleet import Admission, Routing
 from batchcube.engine.continuous.model import (
     BLOCK_TOKENS,
@@ -21,6 +23,7 @@ from batchcube.engine.continuous.steps import LARGEST_BUDGET
 from batchcube.engine.continuous.ticks import LATEST, TICKS_PER_S
 from batchcube.engine.policies.estimates import LARGEST_WINDOW, SMALLEST_WEIGHT, Kind
 from batchcube.engine.policies.memory import Rule
+from batchcube.engine.policies.service import BatchFactor
 from batchcube.engine.policies.sla import Signal, Variant
 from batchcube.engine.simulation import Simulation
 from batchcube.engine.ticks import LARGEST_BATCH, LARGEST_REQUEST
@@ -33,9 +36,8 @@ from ..workloads.settings import Count, Seconds, SecondsOrZero, Settings
 from ..workloads.traces import TraceSettings
 from .policies import BinChoice, ControllerSettings, ServiceOrder
 
-Mode = Literal["fifo_fixed", "fifo_greedy", "multi_bin_only", "dynamic_only", "multi_bin_dynamic", "continuous"]
+Mode = Literal[BatchMode, "continuous"]
 BINNED = ("multi_bin_only", "multi_bin_dynamic", "continuous")
-FIXED = ("fifo_fixed", "multi_bin_only")
 CONTROLLED = ("dynamic_only", "multi_bin_dynamic", "continuous")
 
 BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
@@ -237,7 +239,7 @@ class PolicySettings(Settings):
     service_order: ServiceOrder = Field(
         default="first_formed", description="order of batches; a table for an order of your own"
     )
-    tail: Literal["flush", "drop"] = Field(default="flush", description="what becomes of batches unfilled at the end")
+    tail: Tail = Field(default="flush", description="what becomes of batches unfilled at the end")
     bin_choice: BinChoice = Field(
         default="oldest_head",
         description="bin a free server takes from, or a replica admits from; a table for an order of your own",
@@ -245,9 +247,7 @@ class PolicySettings(Settings):
     admission: Admission = Field(
         default="fifo", description="whom a replica admits: the oldest, or requests of the bin being served first"
     )
-    controller_scope: Literal["per_bin", "global"] = Field(
-        default="per_bin", description="one controller per bin, or one"
-    )
+    controller_scope: ControllerScope = Field(default="per_bin", description="one controller per bin, or one")
     edges: Edges = Field(default=Edges(), description="where the bins are cut")
     memory: MemorySettings | None = Field(default=None, description="memory bound")
     sla: SlaSettings | None = Field(default=None, description="latency controller")
@@ -305,7 +305,7 @@ class CoefficientsLaw(Settings):
         min_length=1,
         description="calibration by its name (batchcube calibrate list), or a .json file relative to the specification",
     )
-    h: Literal["chosen", "constant", "linear", "saturating", "power", "table"] = Field(
+    h: Literal["chosen", BatchFactor, "table"] = Field(
         default="chosen",
         description="growth with the batch size: chosen by cross-validation, one of the laws, or the measured table",
     )
@@ -450,7 +450,7 @@ class Server(Settings):
     servers: int | Literal["infinite"] = Field(
         default=1, description="identical servers; continuous: replicas of the engine"
     )
-    completion: Literal["batch", "own"] = Field(default="batch", description="when a request of a batch is done")
+    completion: Completion = Field(default="batch", description="when a request of a batch is done")
     routing: Routing = Field(default="round_robin", description="replica an arriving request goes to (mode continuous)")
     lockstep: bool = Field(
         default=False, description="all replicas step at once, as engines of a model with experts do (mode continuous)"

@@ -7,9 +7,10 @@ import numpy as np
 import scipy  # its parts are loaded when they are used
 
 from batchcube.calibration.coefficients import BatchCoefficients
+from batchcube.engine.batches.model import FIXED
 
 from ..spec import service as coefficients
-from ..spec.settings import FIXED, CoefficientsLaw, ConstantLaw, GrowingLaw, Point, TableLaw
+from ..spec.settings import CoefficientsLaw, ConstantLaw, GrowingLaw, Point, TableLaw
 from ..workloads.lengths import (
     Constant,
     Empirical,

@@ -120,13 +120,13 @@ def test_a_policy():
         1,
         False,
     )
-    assert [make_policy(mode, batch_size=1).static for mode in MODES] == [True, False, False, True, False]
+    assert [make_policy(mode, batch_size=1).static for mode in MODES] == [True, False, True, False, False]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "fifo"}, "policy.mode = 'fifo': must be one of multi_bin_only, dynamic_only, multi_bin_dynamic, "),
+        ({"mode": "fifo"}, "policy.mode = 'fifo': must be one of fifo_fixed, fifo_greedy, multi_bin_only, "),
         ({"service_order": "x"}, "policy.service_order = 'x': must be one of first_formed, shortest_first"),
         ({"tail": "x"}, "policy.tail = 'x': must be one of flush, drop"),
         ({"bin_choice": "x"}, "policy.bin_choice = 'x': must be one of oldest_head, round_robin, longest_queue"),

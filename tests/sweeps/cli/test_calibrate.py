@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from batchcube.calibration import hardware
 from batchcube.calibration.coefficients import parse
-from batchcube.calibration.laws import LAWS
 from batchcube.calibration.measuring.bench import Cell, CellTooLargeError, Grid, Sample
+from batchcube.engine.policies.service import BATCH_FACTORS
 from batchcube.results.calibration import read_calibration
 from batchcube.results.cube import read_cube
 from batchcube.results.measurements import read_measurement
@@ -621,7 +621,7 @@ def test_all_laws_are_shown_at_any_width(measurement: Path) -> None:
         console = Console(width=width, file=io.StringIO())
         print_coefficients(known, console, "m.json")
         text = console.file.getvalue()  # type: ignore[attr-defined]
-        names = (*LAWS, "table")
+        names = (*BATCH_FACTORS, "table")
         shown = [
             law for line in text.splitlines() for law in line.split()[1:2] if law in names and len(line.split()) > 4
         ]
