@@ -16,6 +16,8 @@ Report = dict[str, NDArray[Any]]
 """The variables of a cube by name, leading axis job."""
 JOBS_AT_ONCE = 16
 """On a CPU: enough to spread what a call costs, few enough to stop soon and to keep tallies small."""
+TIME_WINDOWS = 50
+"""Windows of a report unless something else is said."""
 AnyJob = TypeVar("AnyJob", bound="Job", contravariant=True)
 
 
@@ -54,7 +56,7 @@ def reporting_of(
     between_tokens: Callable[[float | None, str], float],
     *,
     horizon_s: float,
-    windows: int = 50,
+    windows: int = TIME_WINDOWS,
     warmup_requests: int = 0,
     request_sla_s: float | None = None,
     ttft_sla_s: float | None = None,

@@ -14,6 +14,8 @@ UNIT = 1024
 """Observations are kept as integers of 1/1024, so that sums are exact and equal in every backend."""
 FINER = 1024
 """Smoothed values are kept as integers of 1/1024 of that: the finest unit in which the largest still fits int64."""
+WEIGHT, OBSERVATIONS = 0.2, 20
+"""w and n unless something else is said."""
 SMALLEST_WEIGHT = 1e-6
 """Rounding, 2^-20 a step over the weight, then moves a smoothed value by one tick, request, token or token² at most."""
 LARGEST_WINDOW = 2000
@@ -57,7 +59,7 @@ class RunningMeans(NamedTuple):
     """The smoothed values (`ema`), or the sums over the window."""
 
 
-def smoothing(kind: str = "ema", weight: float = 0.2, observations: int = 20) -> Smoothing:
+def smoothing(kind: str = "ema", weight: float = WEIGHT, observations: int = OBSERVATIONS) -> Smoothing:
     """Build the settings of the running means; InputError for a value out of range."""
     number = number_of(kind, KINDS, "policy.estimates.kind")
     if not SMALLEST_WEIGHT <= weight <= 1.0:

@@ -10,6 +10,8 @@ from .controller import Controller, View, least_of, middle
 Rule = Literal["exact", "buffer", "margin", "literal"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 EXACT, BUFFER, MARGIN, LITERAL = range(len(RULES))
+OVERFLOW_PROBABILITY = 0.05
+"""ε_M unless something else is said."""
 UNLIMITED = 2.0**40
 """Stands for "no capacity given": more tokens than any batch holds, yet finite, as every branch is evaluated."""
 
@@ -34,7 +36,7 @@ def no_memory_bound(capacity_tokens: float = UNLIMITED) -> Memory:
 
 
 def memory_bound(
-    rule: str, capacity_tokens: float, overflow_probability: float = 0.05, margin_tokens: float = 0.0
+    rule: str, capacity_tokens: float, overflow_probability: float = OVERFLOW_PROBABILITY, margin_tokens: float = 0.0
 ) -> Memory:
     """Build Algorithm 1's settings; InputError for a rule that does not exist."""
     number, quantile = number_of(rule, RULES, "policy.memory.rule"), NormalDist().inv_cdf(1.0 - overflow_probability)

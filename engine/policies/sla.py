@@ -18,6 +18,9 @@ STEP_SIGNALS: tuple[Signal, ...] = ("tbt", "token_gap")
 """Under continuous batching: the time of a decode step, or the time since the tokens before it, prefills between them
 included."""
 
+ALPHA, DELTA = 16, 4
+"""α and δ unless something else is said."""
+
 
 class Sla(NamedTuple):
     """Settings of the search; times in ticks, batch sizes as floats."""
@@ -50,7 +53,7 @@ def no_sla(signal: str = "tbt") -> Sla:
 
 
 def sla_search(
-    variant: str, signal: str, target_s: float, tolerance_s: float, alpha: float = 16.0, delta: float = 4.0
+    variant: str, signal: str, target_s: float, tolerance_s: float, alpha: float = ALPHA, delta: float = DELTA
 ) -> Sla:
     """Build Algorithm 2's settings; InputError for a variant or signal that does not exist."""
     return Sla(

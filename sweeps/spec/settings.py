@@ -21,11 +21,11 @@ from batchcube.engine.continuous.model import (
 )
 from batchcube.engine.continuous.steps import LARGEST_BUDGET
 from batchcube.engine.continuous.ticks import LATEST, TICKS_PER_S
-from batchcube.engine.policies.estimates import LARGEST_WINDOW, SMALLEST_WEIGHT, Kind
-from batchcube.engine.policies.memory import Rule
+from batchcube.engine.policies.estimates import LARGEST_WINDOW, OBSERVATIONS, SMALLEST_WEIGHT, WEIGHT, Kind
+from batchcube.engine.policies.memory import OVERFLOW_PROBABILITY, Rule
 from batchcube.engine.policies.service import BatchFactor
-from batchcube.engine.policies.sla import Signal, Variant
-from batchcube.engine.simulation import Simulation
+from batchcube.engine.policies.sla import ALPHA, DELTA, Signal, Variant
+from batchcube.engine.simulation import TIME_WINDOWS, Simulation
 from batchcube.engine.ticks import LARGEST_BATCH, LARGEST_REQUEST
 
 from ..workloads.arrivals import ArrivalProcess, Closed
@@ -161,7 +161,9 @@ class MemorySettings(Settings):
     max_bytes: Annotated[float, Field(gt=0)] | None = Field(default=None, description="memory of the device")
     model_bytes: Annotated[float, Field(ge=0)] | None = Field(default=None, description="memory the model takes")
     kv_bytes_per_token: Annotated[float, Field(gt=0)] | None = Field(default=None, description="KV cache of one token")
-    overflow_probability: Fraction = Field(default=0.05, description="allowed probability that a batch does not fit")
+    overflow_probability: Fraction = Field(
+        default=OVERFLOW_PROBABILITY, description="allowed probability that a batch does not fit"
+    )
     margin_tokens: Annotated[float, Field(ge=0, le=1e12)] | None = Field(
         default=None, description="reserve (rule = margin)"
     )
@@ -198,10 +200,10 @@ class SlaSettings(Settings):
     target_s: Seconds = Field(description="latency the controller steers to")
     tolerance_s: SecondsOrZero = Field(description="dead band on each side of the target")
     alpha: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        default=16, description="least width of the search (paper)"
+        default=ALPHA, description="least width of the search (paper)"
     )
     delta: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        default=4, description="step that widens the search (paper)"
+        default=DELTA, description="step that widens the search (paper)"
     )
     signal: Signal = Field(
         default="tbt",
@@ -215,10 +217,10 @@ class Estimates(Settings):
 
     kind: Kind = Field(default="ema", description="exponential average, or mean of the last observations")
     weight: Annotated[float, Field(ge=SMALLEST_WEIGHT, le=1)] = Field(
-        default=0.2, description="weight of the newest observation (ema)"
+        default=WEIGHT, description="weight of the newest observation (ema)"
     )
     observations: Annotated[int, Field(ge=1, le=LARGEST_WINDOW)] = Field(
-        default=20, description="observations averaged (window)"
+        default=OBSERVATIONS, description="observations averaged (window)"
     )
 
 
@@ -498,7 +500,7 @@ class Report(Settings):
     memory_capacity_tokens: Annotated[float, Field(gt=0, le=1e12)] | None = Field(
         default=None, description="capacity whose overflows are counted where policy.memory does not set one"
     )
-    windows: Annotated[int, Field(ge=1, le=100_000)] = Field(default=50, description="equal time windows")
+    windows: Annotated[int, Field(ge=1, le=100_000)] = Field(default=TIME_WINDOWS, description="equal time windows")
     horizon_s: Seconds | None = Field(
         default=None,
         description="span of the windows; the nominal span of the arrivals, or of the work, when left out",
