@@ -286,8 +286,10 @@ def simulate(
 
     `at` chooses the point, {axis: value}; axes that it leaves out must have one value. `requests`, a table with columns
     ``arrival_s``, ``prompt_tokens``, ``output_tokens`` and, if you like, ``predicted_tokens``, takes the place of the
-    sweep's workload; then `sweep` may be the other tables alone. The result has `requests`, a table with a row for each
-    request, and `report`, the variables of a cube. Replication `replication` of a cube has the same numbers.
+    sweep's workload: then `sweep` may be the other tables alone, none of its axes may be of the workload, and its
+    predictor predicts unless ``predicted_tokens`` do. The result has `requests`, a table with a row for each request,
+    its times on the clock of those given, and `report`, the variables of a cube, whose windows begin with the first
+    request. Replication `replication` of a cube has the same numbers.
 
     >>> spec = bc.load_spec("multi-bin-fig8", {"workload.requests": 1000})
     >>> one = bc.simulate(spec, {"bins": 4, "error_probability": 0.1})
@@ -302,7 +304,7 @@ def simulate(
     >>> bc.simulate(tables, requests=mine).requests["completion_s"].tolist()
     [2.0, 6.0, 6.0]
     """
-    from batchcube.sweeps.run.single import simulate_one, with_requests
+    from batchcube.sweeps.run.single import simulate_one, simulate_requests
 
     _require_numbers(replication=replication)
     if at is not None and not isinstance(at, Mapping):
@@ -310,8 +312,7 @@ def simulate(
     if requests is None:
         return simulate_one(_sweep(sweep), at or {}, replication, backend)
     tables = _tables(sweep) if isinstance(sweep, Mapping) else _sweep(sweep).document
-    with with_requests(tables, requests) as chosen:
-        return simulate_one(chosen, at or {}, replication, backend)
+    return simulate_requests(tables, requests, at or {}, replication, backend)
 
 
 def extend(

@@ -1,7 +1,6 @@
 """One replication of one point of a sweep, with what became of each request."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from batchcube.results.notebook import line
 from batchcube.results.text import counted
 
 from ..spec.document import Sweep
-from ..spec.grid import Grid
+from ..spec.grid import Grid, read_axes
 from ..spec.messages import show_value
 from ..spec.settings import Point
 from .draws import Draws
@@ -65,24 +64,53 @@ def simulate_one(sweep: Sweep, at: Mapping[str, object], replication: int = 0, b
     return Replication(pd.DataFrame(columns).rename_axis("request"), report | draws.ratios(prepared.points[0]))
 
 
-@contextmanager
-def with_requests(tables: Mapping[str, Any], requests: Mapping[str, Any]) -> Iterator[Sweep]:
-    """Give the sweep of tables with requests in place of its workload, for as long as the file that holds them.
+def simulate_requests(
+    tables: Mapping[str, Any],
+    requests: Mapping[str, Any],
+    at: Mapping[str, object],
+    replication: int = 0,
+    backend: str = "numba",
+) -> Replication:
+    """Simulate the sweep of tables as `simulate_one` does, with requests in place of its workload.
 
-    `requests` are columns as of a trace of format csv: arrival_s, prompt_tokens, output_tokens, predicted_tokens.
-    Raises InputError for requests that are no such table and tables that are no specification.
+    `requests` are columns as of a trace of format csv: arrival_s, prompt_tokens, output_tokens, predicted_tokens. The
+    predictor of the workload stays, unless they say what was predicted. Times of requests are on their clock. Raises
+    InputError for requests that are no such table, tables that are no specification, and axes of the workload.
     """
     try:
         table = pd.DataFrame(dict(requests))
     except (TypeError, ValueError) as error:
         raise InputError(quoted(error), path="`requests`") from None
-    workload = {"predictor": {"kind": "column"}} if "predicted_tokens" in table else {}
+    given = tables.get("workload")
+    workload = {key: value for key, value in given.items() if key == "predictor"} if isinstance(given, Mapping) else {}
+    if "predicted_tokens" in table:
+        workload = {"predictor": {"kind": "column"}}
+    _require_elsewhere(tables, () if "predicted_tokens" in table else ("workload.predictor.",))
     with TemporaryDirectory(prefix="batchcube-requests-") as folder:
         file = Path(folder) / "requests.csv"
         table.to_csv(file, index=False)
         # The name of its column says it, however fast or slowly they come.
         trace = {"path": str(file), "format": "csv", "unit": "s"}
-        yield Sweep.model_validate({**tables, "workload": {**workload, "trace": trace}})
+        sweep = Sweep.model_validate({**tables, "workload": {**workload, "trace": trace}})
+        one = simulate_one(sweep, at, replication, backend)
+    # What is read from a file begins at 0.
+    arrival_s = table["arrival_s"].to_numpy(np.float64)
+    times = [name for name in ("start_s", "first_token_s", "completion_s") if name in one.requests]
+    later = {name: one.requests[name] + arrival_s[0] for name in times}
+    return one._replace(requests=one.requests.assign(arrival_s=arrival_s, **later))
+
+
+def _require_elsewhere(tables: Mapping[str, Any], kept: tuple[str, ...]) -> None:
+    """Refuse axes that vary the workload, but for settings whose paths begin with one of `kept`."""
+    axes = tables.get("axes")
+    for axis in read_axes(axes, tables)[0] if isinstance(axes, Mapping) else ():
+        for path in axis.paths:
+            if path.startswith("workload.") and not path.startswith(kept):
+                raise InputError(
+                    f"varies {path}, and `requests` take the place of the workload: leave the axis out, or give that "
+                    "setting a value",
+                    path=f"axes.{axis.name}",
+                )
 
 
 def point_at(sweep: Sweep, at: Mapping[str, object]) -> Point:

@@ -343,7 +343,44 @@ def test_requests_of_ones_own_take_the_place_of_a_workload() -> None:
     for apart in (0.001, 200.0):
         came = [0.0, apart, 2 * apart]
         assert bc.simulate(tables, requests={**requests, "arrival_s": came}).requests["arrival_s"].tolist() == came
+    # On any clock: nothing before the first request.
+    later = bc.simulate(tables, requests={**requests, "arrival_s": [100.1, 100.3, 150.0]}).requests
+    assert later["arrival_s"].tolist() == [100.1, 100.3, 150.0]
+    assert later["start_s"].tolist() == pytest.approx([100.1, 102.1, 150.0])
+    assert later["completion_s"].tolist() == pytest.approx([102.1, 105.1, 154.0])
     with pytest.raises(ValueError, match="`requests`: All arrays must be of the same length"):
         bc.simulate(tables, requests={**requests, "arrival_s": [0.0]})
     with pytest.raises(ValueError, match="output_tokens"):
         bc.simulate(tables, requests={"arrival_s": [0.0], "prompt_tokens": [1]})
+
+
+def test_the_predictor_stays_where_requests_say_no_prediction() -> None:
+    requests = {"arrival_s": [0.0, 1.0, 2.0], "prompt_tokens": [8, 8, 8], "output_tokens": [2, 4, 6]}
+    edges = {"kind": "explicit", "values": [0.0, 5.0, 10.0]}
+    tables = {
+        "workload": {"requests": 1000, "predictor": {"kind": "confusion", "matrix": [[0.0, 1.0], [1.0, 0.0]]}},
+        "policy": {"mode": "multi_bin_only", "bins": 2, "batch_size": 1, "edges": edges},
+        "server": {"service": {"law": "constant", "a0_s": 1.0, "a1_s_per_token": 0.5}},
+    }
+    # It is always wrong, of two bins.
+    assert bc.simulate(tables, requests=requests).requests["bin"].tolist() == [1, 1, 0]
+    told = {**requests, "predicted_tokens": [2, 4, 6]}
+    assert bc.simulate(tables, requests=told).requests["bin"].tolist() == [0, 0, 1]
+    error = {"path": "workload.predictor.error_probability", "values": [0.0, 0.5]}
+    right = {**tables, "workload": {"predictor": {"kind": "adjacent"}}, "axes": {"error": error}}
+    assert bc.simulate(right, {"error": 0.0}, requests=requests).requests["bin"].tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        {"path": "workload.arrivals.rate_per_s", "values": [1.0, 2.0]},
+        {"points": {"slow": {"workload": {"arrivals": {"rate_per_s": 1.0}}, "policy.batch_size": 2}}},
+    ],
+)
+def test_an_axis_of_the_workload_does_not_go_with_requests(axis: dict[str, object]) -> None:
+    requests = {"arrival_s": [0.0], "prompt_tokens": [8], "output_tokens": [2]}
+    tables = {"policy": {"mode": "fifo_greedy", "batch_size": 2}, "axes": {"rate": axis}}
+    said = r"axes\.rate: varies workload\.arrivals\.rate_per_s, and `requests` take the place of the workload"
+    with pytest.raises(ValueError, match=said):
+        bc.simulate(tables, requests=requests)  # type: ignore[arg-type]
