@@ -71,9 +71,11 @@ Uncertain = Literal[
     "speed",
     "bend",
     "knee",
+    "client",
 ]
 UNCERTAIN: tuple[Uncertain, ...] = get_args(Uncertain)
-"""What of a step law may be off: its terms, its tables, all of it, and how far tables of both bend."""
+"""What of a step law may be off: its terms, its tables, all of it, how far tables of both bend, and what a client's
+clock adds beside it."""
 BENDS_WITHIN = 16.0
 """Decodes over which a bend comes: 1 - exp(-decodes / 16) of it is there, as of many experts in use."""
 KNEE_TOKENS = 256.0
@@ -189,7 +191,8 @@ class StepErrors(_Part):
 
     of: Annotated[list[Uncertain], Field(max_length=len(UNCERTAIN))] = Field(
         description="what may be off: seconds of a term, which come on top of a table that stands in its place; or, as "
-        "a fraction, all of a table (decode, prefill) or of the law (speed); or seconds by which decodes bend"
+        "a fraction, all of a table (decode, prefill) or of the law (speed); or seconds by which decodes bend, or "
+        "that a client's clock adds"
     )
     covariance: list[list[Element]] = Field(description="of these, a row for each")
     degrees_of_freedom: Count
@@ -346,8 +349,11 @@ class FittedLog(_Part):
     steps: Annotated[list[ToldStep], Field(max_length=100)] = Field(default_factory=list)
     seen: LogRanges | None = None
     scatter: StepScatter | None = None
-    client_s: NonNegative = Field(default=0.0, description="that a client's clock adds to the time to first token")
-    client_error_s: NonNegative = 0.0
+
+    @property
+    def client_s(self) -> float:
+        """What a client's clock adds to the time to first token; 0 where the clock was the server's."""
+        return next((way.value for way in self.found if way.of == "client"), 0.0)
 
     @property
     def least(self) -> dict[Uncertain, float]:

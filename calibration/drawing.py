@@ -73,7 +73,7 @@ def drawn_steps(law: StepCoefficients, rng: np.random.Generator, fitted: FittedL
     always = "c0_s" if law.c0_s or law.decode is not None else "c1_s_per_request"
     shortest = (getattr(law, always) or 0.0) if law.decode is None else law.decode.s[1]
     for name, error in zip(names, scale.tolist(), strict=True):
-        if name not in STEP_TERMS and error > 0.25:
+        if name not in (*STEP_TERMS, "client") and error > 0.25:
             raise InputError(f"{name} may be off by {error:.2g} of it: draws could be negative")
         if name == always and shortest < 4.0 * error:
             raise InputError(f"{name} is less than four of its standard errors: draws could be negative")
@@ -123,7 +123,7 @@ def knee_tokens(tokens: NDArray[np.float64]) -> NDArray[np.float64]:
 def _least_off(law: StepCoefficients, name: Uncertain) -> float:
     """Return the least that a law may be off by in some way."""
     if name not in STEP_TERMS:
-        return -np.inf if name in ("bend", "knee") else 1e-3 - 1.0
+        return -np.inf if name in ("bend", "knee", "client") else 1e-3 - 1.0
     value = getattr(law, name)
     return -np.inf if value is None else -value
 

@@ -28,8 +28,6 @@ Floats = NDArray[np.float64]
 
 FEWEST = 10
 """Requests that a fit needs."""
-# What a client's clock adds to the time to first token, network and tokeniser: known before within this.
-_CLIENT_WIDTH_S = 0.05
 _CLOUDS, _CLOUD, _SETTLED, _LAST_CLOUDS = 8, 96, 5, 3
 FITS = _CLOUDS + _LAST_CLOUDS
 """Rounds that `fit_log` announces: clouds at most, and the errors."""
@@ -59,9 +57,6 @@ class LogFit(NamedTuple):
     """(way,) how far the law is off from what was known before."""
     covariance: Floats
     """(way, way)."""
-    client_s: float
-    """What a client's clock adds to the time to first token; 0 where the clock is the server's."""
-    client_error_s: float
     scatter: Scatter
     rms: tuple[float, ...]
     """Root mean square of the residuals of each of `QUANTITIES`, in units of its mean."""
@@ -74,6 +69,11 @@ class LogFit(NamedTuple):
     def law(self) -> StepCoefficients:
         """The law, without errors."""
         return self.opening.at(self.values)
+
+    @property
+    def client_s(self) -> float:
+        """What a client's clock adds to the time to first token; 0 where the clock is the server's."""
+        return _client_s(self.opening, self.values)
 
     @property
     def standard_errors(self) -> Floats:
@@ -156,6 +156,10 @@ def fit_log(
     return fit.judged()
 
 
+def _client_s(opening: Opening, values: Floats) -> float:
+    return float(values[opening.names.index("client")]) if "client" in opening.names else 0.0
+
+
 def _part(log: Log, near: NDArray[np.bool_]) -> Log:
     """Return some requests of a log."""
     every = log._asdict().items()
@@ -196,9 +200,7 @@ class _Fit:
             raise InputError("the log has no time between queued, first and last token to fit to")
         replicas = server.fleet.replicas
         self.opening = opened(prior, log, kept, replicas)
-        self.client = client = log.clock == "client"
-        self.width = np.append(self.opening.width, [_CLIENT_WIDTH_S] if client else [])
-        self.low = np.append(self.opening.low, [0.0] if client else [])
+        self.width, self.low = self.opening.width, self.opening.low
         self.known = np.diag(self.width**-2.0)
         means = means_of(log, kept, replicas)
         self.step_s = float(np.median(means.seconds / means.terms[:, 0]))
@@ -226,8 +228,7 @@ class _Fit:
 
     def trial(self, values: Floats, scatter: Scatter) -> Floats:
         """Replay with a law that is off by values, and scatter; return what comes of it, (observation,)."""
-        law = self.opening.at(values[: len(self.opening.names)])
-        client_s = float(values[-1]) if self.client else 0.0
+        law, client_s = self.opening.at(values), _client_s(self.opening, values)
         times = scattered(self.log, self.server, law_of(law), draw_time(scatter, self.end_s, self.rng), client_s)
         came = self._observed(times)
         if not np.isfinite(came).all():
@@ -335,14 +336,10 @@ class _Fit:
 
     def judged(self) -> LogFit:
         """Return the fit, with errors of as much scatter as the residuals show."""
-        covariance = np.asarray(np.linalg.inv(self.curvature), np.float64)
-        ways = len(self.opening.names)
         return LogFit(
             self.opening,
-            self.values[:ways],
-            covariance[:ways, :ways],
-            float(self.values[-1]) if self.client else 0.0,
-            float(np.sqrt(covariance[-1, -1])) if self.client else 0.0,
+            self.values,
+            np.asarray(np.linalg.inv(self.curvature), np.float64),
             self.found._replace(drift_lasts_s=self.lasts_s),
             tuple((self.rms / self.units).tolist()),
             int(self.kept.sum()),

@@ -24,6 +24,8 @@ Floats = NDArray[np.float64]
 # prefills, of their attention.
 HOST_S, HOST_S_PER_REQUEST, PREFILL_STEP_S = 5e-3, 2e-5, 10e-3
 SPEED, GROWTH, KV_TOKEN, PREFILL, ATTENTION = 0.2, 0.3, 0.2, 0.2, 0.3
+# What a client's clock adds to the time to first token: network and tokeniser.
+CLIENT_S = 0.05
 # The law is never faster than this fraction of a prior.
 _LEAST_SPEED = 0.3
 # Requests over which the growth of a table is taken, and which a KV token is read with.
@@ -40,7 +42,7 @@ _NO_TIME_S = 1e-9
 
 
 class Opening(NamedTuple):
-    """Ways in which a law may be off, (way,) each: independent normal, cut off below."""
+    """Ways in which a law, or a client's clock, may be off, (way,) each: independent normal, cut off below."""
 
     law: StepCoefficients
     """What they are off from."""
@@ -103,6 +105,13 @@ def means_of(log: Log, kept: NDArray[np.bool_], replicas: int) -> Means:
 
 def opened(prior: StepCoefficients | None, log: Log, kept: NDArray[np.bool_], replicas: int = 1) -> Opening:
     """Return what is open before a log of so many replicas is fitted to the requests kept, (request,)."""
+    law, names, width, low = _of_law(prior, log, kept, replicas)
+    if log.clock == "server":
+        return Opening(law, names, width, low)
+    return Opening(law, (*names, "client"), np.append(width, CLIENT_S), np.append(low, 0.0))
+
+
+def _of_law(prior: StepCoefficients | None, log: Log, kept: NDArray[np.bool_], replicas: int) -> Opening:
     if prior is None:
         weak = _weak_widths(log, kept, replicas)
         law = StepCoefficients(

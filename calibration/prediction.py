@@ -130,16 +130,17 @@ def predicted(log: Log, server: Server, known: Coefficients, count: int | None =
     for _ in range(count):
         if opening is not None:
             law = opening.drawn(rng)
-        of_run = law if law.errors is None else shifted(law, drawn_off(law, law.errors, least, rng))
+        off = {} if law.errors is None else drawn_off(law, law.errors, least, rng)
+        of_run = shifted(law, off) if off else law
         if other_run_by:
             of_run = shifted(of_run, {"speed": rng.normal(0.0, other_run_by)})
-        drawn, client_s = law_of(of_run), 0.0
-        if fitted is not None and log.clock == "client":
-            client_s = max(rng.normal(fitted.client_s, fitted.client_error_s), 0.0)
+        # What a client adds a log tells from a law by few of its requests: the one makes up for the other.
+        client_s = 0.0 if fitted is None else max(fitted.client_s + off.get("client", 0.0), 0.0)
+        drawn = law_of(of_run)
         if scatter is None:
             came.append(times_of_records(log, replay(log, server, drawn, client_s), client_s))
             continue
         times = scattered(log, server, drawn, draw_time(scatter, end_s, rng), client_s)
         late = np.maximum(scatter.ttft_s * rng.standard_normal(len(log.queued_s)), -times.ttft_s)
-        came.append(_late(times, late + client_s))
+        came.append(_late(times, late + (client_s if log.clock == "client" else 0.0)))
     return came

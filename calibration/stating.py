@@ -199,8 +199,6 @@ def stated(found: LogFit, log: Log, prior: str | None) -> tuple[StepCoefficients
         steps=_told(law, log, kept, found.replicas),
         seen=_seen(log, kept),
         scatter=StepScatter(**found.scatter._asdict()),
-        client_s=found.client_s,
-        client_error_s=found.client_error_s,
     )
     return law, fitted
 

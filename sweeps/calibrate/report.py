@@ -46,6 +46,7 @@ _WAYS = {
     "prefill": (100.0, "% of prefills"),
     "bend": (1e3, "ms of a step with many decodes"),
     "knee": (1e6, "us per prefill token beyond some hundred"),
+    "client": (1e3, "ms that a client's clock adds"),
 }
 # Standard deviations of what was known before; beyond, it was wrong.
 _FAR = 2.5
@@ -325,15 +326,15 @@ def log_in_words(log: FittedLog) -> "Iterator[str]":
             f"steps scatter by {_percent(log.scatter.step)} around the law, the speed drifts by "
             f"{_percent(log.scatter.drift)}"
         )
-    far = [way.of.partition("_")[0] for way in log.found if abs(way.value) > _FAR * way.known_within]
+    far = [
+        way.of.partition("_")[0] for way in log.found if way.of != "client" and abs(way.value) > _FAR * way.known_within
+    ]
     if log.prior and far:
         yield f"far off the prior, by more than {_FAR:g} of what was known before: {', '.join(far)}"
     lowest = [way for way in log.found if way.of in ("speed", "prefill") and way.least >= -_AT_LIMIT]
     for way in lowest if log.prior else ():
         least = f"{100 * way.value:.0f} %"
         yield f"{way.of} is off the prior by {least}, the most below it that a fit allows: take another prior, or none"
-    if log.client_s:
-        yield f"the client adds {_with_error(1e3 * log.client_s, 1e3 * log.client_error_s)} ms to the first token"
     if log.unsure:
         whose = "they are the prior's" if log.prior else "they may be anything small"
         yield f"the log cannot tell {', '.join(name.partition('_')[0] for name in log.unsure)}: {whose}"

@@ -161,6 +161,9 @@ def notes_on_steps(settings: CoefficientsLaw, asked: Asked) -> list[str]:
     said = ["; ".join(parts)]
     context = asked.mean_prompt_tokens + asked.longest_output_tokens
     said += beyond(known, Reach(asked.largest_batch, context, asked.token_budget, None))
+    if known.log is not None and known.log.client_s:
+        late = 1e3 * known.log.client_s
+        said.append(f"times are those of the server: the client of the log had its tokens {late:.3g} ms later")
     return said + _doubts(settings, known)
 
 

@@ -275,8 +275,9 @@ def test_a_client_s_clock_is_told_from_the_server() -> None:
     log = made(noise=0.003)
     late = log._replace(first_token_s=log.first_token_s + 0.05, last_token_s=log.last_token_s + 0.05, clock="client")
     found = fit_log(late, server())
-    assert found.client_s == pytest.approx(0.05, abs=5 * found.client_error_s)
-    assert 0 < found.client_error_s < 0.02
+    error = found.standard_errors[-1]
+    assert found.client_s == pytest.approx(0.05, abs=5 * error)
+    assert 0 < error < 0.02
     # It is in the prediction as it is in the draws around it.
     simulated = times_of_records(late, replay(late, server(), law_of(found.law)), found.client_s)
     draws = predicted(late, server(), coefficients(found, late), 40)
@@ -286,6 +287,26 @@ def test_a_client_s_clock_is_told_from_the_server() -> None:
     # A server's clock adds nothing.
     at_server = times_of_records(log, replay(log, server(), law_of(found.law)), found.client_s)
     np.testing.assert_allclose(simulated.ttft_s - at_server.ttft_s, found.client_s)
+
+
+def test_what_a_client_adds_is_drawn_with_the_law_that_it_is_hardly_told_from() -> None:
+    # Lone prompts of a few lengths: what a step with a prefill takes, or what the client adds.
+    count, rng = 40, np.random.default_rng(6)
+    queued, empty = 3.0 * np.arange(count), np.zeros(count)
+    prompt = rng.choice([256, 384, 512], count)
+    log = Log(queued, empty, empty, empty, prompt, np.full(count, 64), "0" * 64, clock="client")
+    time = draw_time(Scatter(0.03, 0.0, 9e-3, (5.0, 5.0), 0.0), 150.0, rng)
+    times = scattered(log, server(), make_law(*TRUTH), time)
+    late = 0.04 + queued
+    log = log._replace(first_token_s=late + times.ttft_s, last_token_s=late + times.e2e_s)
+    known = coefficients(fit_log(log, server()), log)
+    assert known.step_law is not None
+    error = known.step_law.standard_error("client")
+    assert error is not None
+    assert error > 2e-3
+    # The sum of both is what such a log tells well.
+    means = [float(drawn.ttft_s.mean()) for drawn in predicted(log, server(), known, 60)]
+    assert np.std(means) < error / 2
 
 
 def test_a_step_of_one_replica_has_its_share_of_the_others() -> None:

@@ -321,7 +321,7 @@ def test_law_and_cache_are_fitted_in_turn(
         made.append(np.array([*TRUTH, 0.0, 0.0, 0.0]) * (1.0 if made else 1.03))
         scatter = Scatter(0.01, 0.01, 1e-2, (1.0, 1.0), 0.0)
         covariance = np.diag(opening.width**2) / 1e6
-        return LogFit(opening, made[-1], covariance, 0.0, 0.0, scatter, (0.1, 0.1, 0.1), len(log.came_s), 1)
+        return LogFit(opening, made[-1], covariance, scatter, (0.1, 0.1, 0.1), len(log.came_s), 1)
 
     monkeypatch.setattr(judging, "fit_log", fitted)
     short = write_log(tmp_path / "short.jsonl", LIMITS | {"capacity_tokens": 2000})
