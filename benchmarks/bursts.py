@@ -9,6 +9,7 @@ told, and how often intervals of capacities hold the truth.
     python benchmarks/bursts.py overload --seeds 100 --requests 1000 --steps 32
     python benchmarks/bursts.py capacity --seeds 100 --requests 1000 --slo latency_mean_s=1000
     python benchmarks/bursts.py capacity --seeds 100 --requests 1000 --slo wait_mean_s=5 --pooled 400
+    python benchmarks/bursts.py capacity --seeds 800 --requests 300 --slo latency_mean_s=0.5 --pooled 1000 --cv 1
 """
 
 import argparse
@@ -55,7 +56,7 @@ def sweep(cv: float, given: argparse.Namespace, seed: int, *, replications: int,
 def overload(given: argparse.Namespace) -> None:
     """Print the share of each answer, by load."""
     print("steady / cannot tell / overloaded, by load:", *LOADS)
-    for cv in CVS:
+    for cv in given.cv:
         said = []
         for seed in range(given.seeds):
             cube = run_sweep(sweep(cv, given, seed, replications=given.replications, loads=True))
@@ -66,7 +67,7 @@ def overload(given: argparse.Namespace) -> None:
 
 def capacity(given: argparse.Namespace) -> None:
     """Print what searches find, and how often their intervals hold what many replications find, or what is known."""
-    for cv in CVS:
+    for cv in given.cv:
         truth = SERVED_PER_S
         if given.pooled:
             many = find_capacity(sweep(cv, given, 10**6, replications=given.pooled, loads=False), [given.slo])
@@ -76,11 +77,14 @@ def capacity(given: argparse.Namespace) -> None:
             cube = find_capacity(sweep(cv, given, seed, replications=given.replications, loads=False), [given.slo])
             interval = labelled.mean_interval(cube["capacity_requests_per_s"])
             found.append([float(interval[name]) for name in ("mean", "low", "high")])
-        mean, low, high = np.array(found).T
+        answered = np.array([one for one in found if not np.isnan(one[0])])
+        mean, low, high = answered.T
         print(
-            f"cv {cv:g}: truth {truth:.3f}, found {mean.mean():.3f} with a standard deviation of {mean.std():.3f}, "
+            f"cv {cv:g}: truth {truth:.3f}; {len(answered)} of {len(found)} searches have an answer: "
+            f"found {mean.mean():.3f} with a standard deviation of {mean.std():.3f}, "
             f"half of an interval {(high - low).mean() / 2:.3f}; "
-            f"{100 * ((low <= truth) & (truth <= high)).mean():.0f} % hold it"
+            f"{100 * ((low <= truth) & (truth <= high)).mean():.1f} % hold it, "
+            f"{100 * (low > truth).mean():.1f} % lie above it, {100 * (high < truth).mean():.1f} % below"
         )
 
 
@@ -92,6 +96,7 @@ if __name__ == "__main__":
     parser.add_argument("--replications", type=int, default=10)
     parser.add_argument("--slo", default="latency_mean_s=1000")
     parser.add_argument("--pooled", type=int, default=0, help="replications of the search that stands for the truth")
+    parser.add_argument("--cv", type=float, nargs="+", default=CVS, help="coefficients of variation of the gaps")
     parser.add_argument("--steps", type=int, default=0, metavar="N", help="mode continuous, N requests at once")
     given = parser.parse_args()
     {"overload": overload, "capacity": capacity}[given.what](given)
