@@ -52,7 +52,9 @@ def times_of_log(log: Log) -> Times:
 
 def times_of_records(log: Log, records: Records, client_s: float = 0.0) -> Times:
     """Return what was simulated, with what a client's clock adds where the log's is one."""
-    return _late(_times(*_seconds(records), log.output_tokens), client_s if log.clock == "client" else 0.0)
+    came, first, last = _seconds(records)
+    times = _times(came if log.loop else log.came_s, first, last, log.output_tokens)
+    return _late(times, client_s if log.clock == "client" else 0.0)
 
 
 def _late(times: Times, by_s: float | Floats) -> Times:
@@ -89,7 +91,8 @@ def scattered(log: Log, server: Server, law: Law, time: OwnTime, client_s: float
     own = np.rint(time.own(requests.arrival / TICKS_PER_S) * TICKS_PER_S).astype(np.int64)
     records = _served(requests._replace(arrival=own), server, law)
     came, first, last = (time.ours(at) for at in _seconds(records))
-    return _times(came, first, last, log.output_tokens)
+    # Arrivals that are known stay what they are to the last digit: a fit amplifies the rest.
+    return _times(came if log.loop else log.came_s, first, last, log.output_tokens)
 
 
 def _served(requests: Requests, server: Server, law: Law) -> Records:

@@ -82,7 +82,8 @@ def test_a_closed_loop_is_replayed_as_one(users: int) -> None:
         log = closed(users, 100, seed)
         assert loop_of(log) == users
         for loop, errors in off.items():
-            simulated = times_of_records(log, replay(log._replace(loop=loop), server(), make_law(*TRUTH)))
+            as_one = log._replace(loop=loop)
+            simulated = times_of_records(as_one, replay(as_one, server(), make_law(*TRUTH)))
             errors.append(float(simulated.ttft_s.mean() / times_of_log(log).ttft_s.mean() - 1))
     assert np.mean(off[users]) == pytest.approx(0.0, abs=0.01)
     # With arrivals that stay where they are, requests of a busy server wait for half of a step more.
