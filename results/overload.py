@@ -67,7 +67,7 @@ def judge(cube: xr.Dataset, *, by_theory: bool = True, confidence: float = 0.95)
     that begin, and one that thinks is not done: while more begin than end, the run is too short to be steady in. Where
     more and more run and nobody waits, the run is too short: whether they will wait one cannot tell. Of whole batches
     growth is counted beyond the B (K + c) requests that K bins and c servers may hold, which are added for the backlog.
-    With infinitely many servers nothing queues.
+    With infinitely many servers nothing queues. A closed loop is steady: never more requests are there than users.
 
     A single replication has no interval: 4 s / sqrt(m) stands for half of that of its growth. A cube without the
     variables that this needs cannot tell. Unless `by_theory`, what theory knows of the throughput is left out.
@@ -116,7 +116,9 @@ def _judge(cube: xr.Dataset, *, by_theory: bool, confidence: float) -> NDArray[n
             servers = setting(_SERVERS, 1.0)
             held = values("batch_size_mean").mean(axis=-1) * (values("effective_bins").mean(axis=-1) + servers)
             calm |= (high + held / later <= STEADY_GROWTH) | np.isinf(servers)
-    return np.where(over, OVERLOADED, np.where(calm, STEADY, CANNOT_TELL))
+    # Where all users send one request each, nobody waits for an end, and growth counts them.
+    closed = setting(f"{_ARRIVALS}.process", "", str) == "closed"
+    return np.where(over & ~closed, OVERLOADED, np.where(calm | closed, STEADY, CANNOT_TELL))
 
 
 def is_told(cube: xr.Dataset) -> bool:

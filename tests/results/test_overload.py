@@ -271,6 +271,14 @@ def test_servers_are_known_from_axes_labelled_points_and_the_specification():
     assert judge(batches(growth[0], requests=1000, specification=alone)).item() == STEADY
 
 
+def test_a_closed_loop_is_steady_whatever_grows():
+    """Where every user sends one request nobody follows anybody, and growth is counted: it may be 1."""
+    loop = {"workload": {"arrivals": {"process": "closed", "users": 100_000}}}
+    assert judge(steps(np.ones(3), specification=loop)).item() == STEADY
+    assert judge(steps([0.03, 0.1], specification=loop)).item() == STEADY
+    assert judge(steps(np.ones(3))).item() == OVERLOADED
+
+
 def test_without_what_it_needs_it_cannot_tell():
     cube = steps(np.zeros((3, 5)), axes=[RATES])
     assert (judge(cube.drop_vars("backlog_growth_fraction")) == CANNOT_TELL).all()

@@ -145,6 +145,14 @@ def test_a_cube_of_a_closed_loop() -> None:
     assert overload.judge(cube).item() == overload.STEADY
 
 
+@pytest.mark.parametrize("users", [119, 120])
+def test_a_closed_loop_of_as_many_users_as_requests_is_not_overloaded(users: int) -> None:
+    loop = {"process": "closed", "users": users}
+    cube = run_sweep(sweep(laid(CLOSED, {"workload.arrivals": loop}), replications=3), backend="reference", workers=1)
+    assert overload.judge(cube).item() == overload.STEADY
+    assert not [note for note in overload.NOTES.values() if note in cube.attrs["notes"]]
+
+
 @pytest.mark.parametrize("tables", [CLOSED, SESSIONS, BOTH])
 def test_windows_span_the_thinking_too(tables: dict[str, Any]) -> None:
     """Users who think for minutes, and the last of sessions that do: not only the time that the work takes."""
