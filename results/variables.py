@@ -357,7 +357,8 @@ _ALL: list[Variable] = [
         "goodput_requests_per_s",
         "s-1",
         "goodput",
-        "The same requests, over the makespan; NaN without any limit.",
+        "The same requests, over the makespan; in a closed loop those of throughput_requests_per_s that keep every "
+        "limit, of the warm-up too. NaN without any limit.",
         more_is_better=True,
     ),
     _float(
@@ -528,7 +529,8 @@ _ALL: list[Variable] = [
         "class_goodput_requests_per_s",
         "s-1",
         "goodput of the class",
-        "Measured requests of the class within all limits that hold for it, and not cut off, divided by the makespan.",
+        "Measured requests of the class within all limits that hold for it, and not cut off, divided by the makespan; "
+        "in a closed loop those that complete within it, of the warm-up too.",
         "class",
         more_is_better=True,
     ),

@@ -396,7 +396,9 @@ REPLICA = {
 WORDS = {"nobody": NOBODY, "anybody": ANYBODY}
 
 
-def step_job_of(settings: dict[str, Any], rows: list[Row], routing: str = "round_robin") -> continuous.Job:
+def step_job_of(
+    settings: dict[str, Any], rows: list[Row], routing: str = "round_robin", warmup: int = 0
+) -> continuous.Job:
     """Build the replication of an example of continuous batching."""
     largest = int(settings["largest_batch"])
     replica = make_replica(
@@ -409,7 +411,10 @@ def step_job_of(settings: dict[str, Any], rows: list[Row], routing: str = "round
         control=control_of(settings, largest, 1) if "target_s" in settings else None,
     )
     reporting = continuous.make_reporting(
-        horizon_s=settings.get("horizon_s", 1.0), windows=int(settings.get("windows", 1))
+        horizon_s=settings.get("horizon_s", 1.0),
+        windows=int(settings.get("windows", 1)),
+        warmup_requests=warmup,
+        request_sla_s=settings.get("request_sla_s"),
     )
     replicas, lockstep = int(settings.get("servers", 1)), bool(settings.get("lockstep", 0))
     fleet = make_fleet(replicas=replicas, routing=routing, bins=3, lockstep=lockstep)
@@ -447,12 +452,13 @@ def stepped_as_stated(example: Example, backend: str) -> None:
 
 
 def looped_as_stated(example: Example, backend: str) -> None:
-    """Compare the report of a closed loop as well."""
+    """Compare the report of a closed loop as well, with and without a warm-up."""
     requests, variables = example.tables
     stepped_as_stated(example, backend)
-    report = simulate(step_job_of(example.settings, requests), backend).report
-    for row in variables:
-        assert_agrees(row["value"], report[row["variable"]], row)
+    for column, warmup in (("no warm-up", 0), ("warm-up of 2", 2)):
+        report = simulate(step_job_of(example.settings, requests, warmup=warmup), backend).report
+        for row in variables:
+            assert_agrees(row[column], report[row["variable"]], row)
 
 
 def bent_as_stated(example: Example, backend: str) -> None:

@@ -16,7 +16,7 @@ from ..simulation import Reporting
 from ..statistics import CONTINUOUS, QUANTILES, WINDOWS
 from ..tally import Tally
 from ..ticks import NEVER
-from .model import SERVED, Classes, Job, Records
+from .model import ANYBODY, SERVED, Classes, Job, Records
 from .ticks import TICKS_PER_NANOSECOND
 
 COLUMNS = CONTINUOUS.of_classes
@@ -29,10 +29,9 @@ def count_promises(job: Job, records: Records, cut: NDArray[np.int64], tally: Ta
         _count_cut(job, records, cut, tally)
     if job.classes is not None or is_promised(job.setup.reporting):
         broken = _broken(job, records, cut)
-        measured = np.arange(len(cut)) >= job.setup.reporting.warmup
-        served = measured & (records.status == SERVED)
-        kept = served & ~broken & (records.last_token <= tally.totals[CONTINUOUS.at("ended")])
-        tally.totals[CONTINUOUS.at("broken")] = np.count_nonzero(broken & served)
+        measured = (records.status == SERVED) & (np.arange(len(cut)) >= job.setup.reporting.warmup)
+        kept = ~broken & _rated(job, records, measured, tally)
+        tally.totals[CONTINUOUS.at("broken")] = np.count_nonzero(broken & measured)
         tally.totals[CONTINUOUS.at("kept_promises")] = np.count_nonzero(kept)
         if job.classes is not None:
             _count_classes(job, job.classes, records, broken, kept, tally.classes)
@@ -42,6 +41,19 @@ def is_promised(limits: Reporting | Classes) -> NDArray[np.bool_]:
     """Say whether there is any limit: for all requests, or (class,) for those of each class."""
     least: NDArray[np.bool_] = np.minimum(np.minimum(limits.request_sla, limits.ttft_sla), limits.tpot_sla) < NEVER
     return least
+
+
+def _rated(job: Job, records: Records, measured: NDArray[np.bool_], tally: Tally) -> NDArray[np.bool_]:
+    """Say of each request whether goodput counts it where it keeps its limits: the measured ones.
+
+    In a closed loop they are those of the throughput: whoever is done within the makespan, of the warm-up too.
+    """
+    if not (job.requests.follows == ANYBODY).any():
+        return measured
+    since, ended = (tally.totals[CONTINUOUS.at(name)] for name in ("first_arrival", "ended"))
+    done = (records.last_token > since) & (records.last_token <= ended)
+    rated: NDArray[np.bool_] = (records.status == SERVED) & done
+    return rated
 
 
 def _broken(job: Job, records: Records, cut: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -80,7 +92,7 @@ def _count_classes(
 ) -> None:
     """Fill the empty rows (class, COLUMNS) of a tally with what became of the measured requests of each class.
 
-    `broken` are those that exceed a limit, `kept` the served ones that exceed none and are done within the makespan.
+    `broken` are those that exceed a limit, `kept` those that the goodput counts, of the warm-up or not.
     """
     requests = job.requests
     measured = np.arange(len(requests.arrival)) >= job.setup.reporting.warmup
@@ -90,13 +102,14 @@ def _count_classes(
     tpot = decoding // np.maximum(gaps, 1)
     sums = {"wait": records.scheduled - requests.arrival, "latency": latency, "ttft": ttft, "decoding": decoding}
     for k, row in enumerate(rows):
-        here = measured & (classes.of == k)
+        member = classes.of == k
+        here = measured & member
         mine = here & served
         seen = {
             "requests": mine.sum(),
             "missed": (here & ~served).sum(),
             "late": (mine & broken).sum(),
-            "kept_promises": (mine & kept).sum(),
+            "kept_promises": (member & kept).sum(),
             "gaps": gaps[mine].sum(),
         }
         for name, ticks in sums.items():

@@ -243,6 +243,23 @@ def test_rates_of_a_closed_loop_are_over_the_time_when_all_users_are_there(backe
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("warmup", [0, 1, 13, 40])
+def test_where_nobody_is_late_in_a_closed_loop_goodput_is_throughput(backend: str, warmup: int) -> None:
+    """Those of the warm-up that are under way as the makespan begins are in both, in all classes together too."""
+    count, users = 60, 8
+    rng = np.random.default_rng(11)
+    requests = closed(users, rng.integers(1, 30, count).tolist(), 0.01)
+    one = job(requests, most_running=4, warmup=warmup)
+    limits = make_reporting(horizon_s=1.0, warmup_requests=warmup, request_sla_s=100.0)
+    none: list[float | None] = [None, None]
+    classes = make_classes(rng.integers(0, 2, count), request_sla_s=none, ttft_sla_s=none, tpot_sla_s=none)
+    report = simulate(one._replace(setup=one.setup._replace(reporting=limits), classes=classes), backend).report
+    assert report["goodput_fraction"] == 1.0
+    assert report["goodput_requests_per_s"] == report["throughput_requests_per_s"]
+    assert report["class_goodput_requests_per_s"].sum() == pytest.approx(report["throughput_requests_per_s"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_closed_loop_that_warms_up_until_its_end_has_no_rates(backend: str) -> None:
     report = simulate(job(closed(2, [1, 2, 1, 4], 0.01), warmup=3), backend).report
     assert report["measured"] == 1
