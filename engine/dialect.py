@@ -8,10 +8,14 @@ everywhere and may be asked with `if`.
 
 import math
 from collections.abc import Callable, Iterator
-from inspect import getclosurevars
+from types import FunctionType
 from typing import Any, TypeVar
 
 import numpy as np
+
+from batchcube.errors import InputError
+
+from .compiling.names import referred_by
 
 try:
     from numba.core.typing.templates import builtin_registry
@@ -35,7 +39,9 @@ Numba keeps what it is told twice, and what calls the function would then have a
 
 
 def policy(function: F) -> F:
-    """Let compiled code call a plain function; the function itself stays plain Python."""
+    """Let compiled code call a plain function; the function itself stays plain Python. Raises InputError for others."""
+    if not isinstance(function, FunctionType):
+        raise InputError("must be a plain function, with nothing around it", path="`policy`", value=repr(function))
     if function not in _told:
         _told.add(register_jitable(**PART)(function))
         function.__dict__[IN_DIALECT] = True
@@ -58,13 +64,7 @@ def policies_of(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
         if one not in seen and getattr(one, "__dict__", {}).get(IN_DIALECT):
             seen.append(one)
             yield one
-            left += called_by(one).values()
-
-
-def called_by(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return what a function refers to that is no local of its own, by name."""
-    found = getclosurevars(function)
-    return {**found.globals, **found.nonlocals}
+            left += referred_by(one).values()
 
 
 _PLAIN = frozenset((bool, int, float))

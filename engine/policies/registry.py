@@ -6,6 +6,7 @@ A package names its policies in the entry point group `batchcube.policies`; a sc
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -16,10 +17,11 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 
 from batchcube.errors import InputError
 
-from ..dialect import called_by, compiles, policies_of, policy
+from ..compiling.names import is_own, referred_by
+from ..dialect import compiles, policies_of, policy
 from .controller import Controller
 from .order import NAMED, Order
-from .text import is_library, text_digest
+from .text import text_digest
 
 GROUP = "batchcube.policies"
 RESERVED = ("memory", "sla", *NAMED)
@@ -72,13 +74,13 @@ def register(policy: Policy, origin: str | None = None) -> None:
             raise InputError(allowed, path=f"{policy.name}.{setting.name}", value=setting.kind)
     for function in _functions_of(policy):
         for part in policies_of(function):
-            for name, called in called_by(part).items():
-                if isinstance(called, FunctionType) and not is_library(called.__module__) and not compiles(called):
+            for name, called in referred_by(part).items():
+                if isinstance(called, FunctionType) and is_own(called.__module__) and not compiles(called):
                     lacking = f"{part.__name__} calls {name}, which must be decorated with @policy"
                     raise InputError(lacking, path=policy.name)
     sha256 = _digest(policy)
     before = _registered.get(policy.name)
-    if before is not None and _functions_of(before.policy) == _functions_of(policy):
+    if before is not None and _parts_of(before.policy) == _parts_of(policy):
         _require_same(before, sha256)
     policy.claim()
     _registered[policy.name] = Registered(policy, origin or _file_of(policy) or "Python", sha256)
@@ -110,9 +112,9 @@ def arrive(known: Registered) -> Registered:
     register(replace(known.policy), known.origin)
     here = _registered[known.policy.name]
     if here.sha256 != known.sha256:
-        if not all(function.__module__.endswith("main__") for function in functions):
+        if all(map(_is_of_module, functions)):
             raise InputError(f"the policy {known.policy.name} is another text on a worker: install the same everywhere")
-        # What a script or a notebook defines is sent along, and its text may not be here.
+        # What a script or a notebook defines, or a function makes, is sent along, and its text may not be here.
         here = _registered[known.policy.name] = here._replace(sha256=known.sha256)
     return here
 
@@ -151,6 +153,18 @@ def _functions_of(policy: Policy) -> tuple[Callable[..., Any], ...]:
 
 def _texts(hint: Any) -> Any:
     return (part for part in get_args(hint)[1:] if isinstance(part, str))
+
+
+def _parts_of(policy: Policy) -> tuple[Any, ...]:
+    return policy.settings, *_functions_of(policy)
+
+
+def _is_of_module(function: Callable[..., Any]) -> bool:
+    """Say whether a function is found in a module of this process by its name."""
+    found: Any = None if function.__module__.endswith("main__") else sys.modules.get(function.__module__)
+    for name in function.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is function
 
 
 def _digest(policy: Policy) -> str:

@@ -7,7 +7,6 @@ the version of Python, or of Numba.)
 
 import hashlib
 import inspect
-import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
@@ -17,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-_LIBRARIES = sys.stdlib_module_names | {"batchcube", "numpy", "numba", "jax"}
-"""Packages whose functions are known by their names."""
+from ..compiling.names import is_own, referred_by
 
 
 def text_digest(functions: Iterable[Callable[..., Any]], settings: type) -> str:
@@ -41,12 +39,12 @@ def _words(value: Any, seen: list[Any]) -> Iterator[Any]:
         yield type(value).__name__, value
     elif isinstance(value, types.ModuleType):
         yield "module", value.__name__
-    elif isinstance(value, types.FunctionType | types.BuiltinFunctionType | type) and is_library(value.__module__):
+    elif isinstance(value, types.FunctionType | types.BuiltinFunctionType | type) and not is_own(value.__module__):
         yield value.__module__, value.__qualname__
     elif isinstance(value, types.FunctionType):
         yield from _function(value, seen)
     elif isinstance(value, type):
-        yield value.__qualname__, getattr(value, "_fields", ())
+        yield value.__name__, getattr(value, "_fields", ())
         members = value.__members__.items() if issubclass(value, Enum) else ()
         yield from _several((getattr(value, "_field_defaults", {}), [(name, one.value) for name, one in members]), seen)
     elif isinstance(value, np.ndarray | np.generic):
@@ -58,11 +56,6 @@ def _words(value: Any, seen: list[Any]) -> Iterator[Any]:
         yield from _several(value, seen)
     else:
         yield (type(value).__qualname__,)
-
-
-def is_library(module: str | None) -> bool:
-    """Say whether functions of a module are known by their names."""
-    return str(module).partition(".")[0] in _LIBRARIES
 
 
 def _several(values: Iterable[Any], seen: list[Any]) -> Iterator[Any]:
@@ -78,25 +71,9 @@ def _function(function: types.FunctionType, seen: list[Any]) -> Iterator[Any]:
     seen.append(function)
     yield from _text(function.__code__)
     yield from _several((function.__defaults__, function.__kwdefaults__ or {}), seen)
-    names = set(_names(function.__code__))
-    for name in sorted(names & function.__globals__.keys()):
+    for name, value in referred_by(function).items():
         yield name
-        yield from _global(function.__globals__[name], names, seen)
-    for cell in function.__closure__ or ():
-        try:
-            content = cell.cell_contents
-        except ValueError:
-            content = None  # a name that has no value yet
-        yield from _words(content, seen)
-
-
-def _global(value: Any, names: set[str], seen: list[Any]) -> Iterator[Any]:
-    """Yield a global; of a module of somebody's own what the names stand for in it."""
-    yield from _words(value, seen)
-    if isinstance(value, types.ModuleType) and not is_library(value.__name__):
-        for name in sorted(names & vars(value).keys()):
-            yield name
-            yield from _words(vars(value)[name], seen)
+        yield from _words(value, seen)
 
 
 @cache
@@ -107,11 +84,3 @@ def _text(code: types.CodeType) -> tuple[Any, ...]:
     except (OSError, TypeError):
         inner = [_text(one) if isinstance(one, types.CodeType) else one for one in code.co_consts]
         return code.co_code, code.co_names, code.co_varnames, tuple(inner)
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    """Yield the names that code, and the functions in it, may look up."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)

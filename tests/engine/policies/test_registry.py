@@ -1,13 +1,24 @@
 import subprocess
 import sys
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import pytest
+from numba import njit
 
 from batchcube.engine.dialect import policies_of, policy
 from batchcube.engine.policies import Controller, Order, registry
 from batchcube.engine.policies.order import order_of
-from batchcube.engine.policies.registry import names, register, registered, require_current, settings_of, summary_of
+from batchcube.engine.policies.registry import (
+    Registered,
+    arrive,
+    names,
+    register,
+    registered,
+    require_current,
+    settings_of,
+    summary_of,
+)
 from batchcube.errors import InputError
 from helpers.outside import EXAMPLES, NAMES, example
 
@@ -118,6 +129,56 @@ def test_what_compiled_code_cannot_call_is_refused():
     helper = policy(lambda candidate: candidate.size)
     register(Order("helped", Helped, by_closure))
     assert helper in policies_of(by_closure)
+
+
+def test_what_is_called_like_an_attribute_is_nothing_to_a_policy():
+    scope = {}
+    exec("def key(candidate, settings):\n    return candidate.size * settings.weight\n", scope)
+    register(Order("sized", Sized, scope["key"]))
+    scope |= {"size": 3, "weight": plain}
+    require_current(registered()["sized"])
+    register(Order("sized", Sized, scope["key"]))
+
+
+class Sized(NamedTuple):
+    weight: float = 1.0
+
+
+def test_a_new_class_of_settings_compiles_anew():
+    def key(candidate, settings):
+        return candidate.size * settings.weight
+
+    def made(default):
+        class Made(NamedTuple):
+            weight: float = default
+
+        return Made
+
+    for default in (1.0, 2.0):
+        register(Order("renewed", made(default), key))
+    assert registered()["renewed"].policy.settings() == (2.0,)
+
+
+@pytest.mark.parametrize("key", [partial(plain), njit(plain)])
+def test_what_is_no_plain_function_is_refused(key):
+    with pytest.raises(InputError, match=r"^`policy` .*: must be a plain function"):
+        Order("helped", Helped, key)
+
+
+def made_by_a_function():
+    class Made(NamedTuple):
+        weight: float = 1.0
+
+    def key(candidate, settings):
+        return candidate.size
+
+    return Order("made_here", Made, key)
+
+
+def test_a_policy_that_a_function_makes_goes_along_to_processes_that_lack_its_text():
+    order = made_by_a_function()
+    arrive(Registered(order, "elsewhere", "0" * 64))
+    assert registered()["made_here"].sha256 == "0" * 64
 
 
 class Capped(NamedTuple):
