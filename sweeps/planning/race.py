@@ -34,7 +34,7 @@ _OF_FIRST, _OF_QUEUE = 0.25, 0.1
 """Shares of the error of a race: of its first look, and of what is said of queues."""
 _MORE, _GAIN = 1.5, 0.1
 """With so many times the GPUs the least of the largest ratios comes nearer to 1 by this share, or more seem to make no
-difference."""
+difference; so the most are looked at."""
 PROMISING = 32
 """Configurations that are looked at to find the number of GPUs to begin with."""
 
@@ -140,7 +140,7 @@ class Decider:
         self._planned = looks(min(COMPARED, count), count)
         self._overloaded: set[tuple[int, int]] = set()
         """Configurations on replicas whose queue is known to grow."""
-        self._stopped = self._is_hopeless = False
+        self._stopped = self._seems_hopeless = False
         shapes = np.unique([self.gpus_each, self._least, self._most], axis=1).T.tolist()
         self.levels = sorted({count * each for each, least, most in shapes for count in range(least, most + 1)})
         self.rounds: list[dict[str, Any]] = []
@@ -157,12 +157,13 @@ class Decider:
         races: dict[int, Race] = {}
         # The most that are too few, and the fewest that hold.
         low, high, step = -1, len(self.levels), 1
+        is_hopeless = False
         while high - low > 1 and not self._stopped:
             gpus = self.levels[level]
             left = self._left(gpus, races)
             # Who fits there may have failed on more.
             if len(left):
-                if races and self._stops(left, gpus, FIRST):
+                if races and self._stops(self._missing(left, self.replicas_on(gpus), FIRST)):
                     break
                 # Half of what is left of the error, so that all races together keep to it.
                 share = share / 2.0 if len(self.levels) > 1 else share
@@ -171,12 +172,12 @@ class Decider:
             if high < len(self.levels):
                 level = high - 1 if low < 0 else (low + high) // 2
                 continue
-            self._is_hopeless = self._is_hopeless or not _helps(races)
-            if self._is_hopeless:
+            if self._seems_hopeless or not _helps(races):
+                is_hopeless = not (yield from self._most_help(races))
+            if is_hopeless:
                 break
             level, step = min(level + step, len(self.levels) - 1), 2 * step
         holding = [gpus for gpus, race in races.items() if race.best is not None]
-        is_hopeless = not holding and self._is_hopeless
         return Decision(len(self.gpus_each), races, min(holding, default=max(races)), self._stopped, is_hopeless)
 
     # Where to begin -------------------------------------------------------------------------------------------------
@@ -209,8 +210,8 @@ class Decider:
                 more = self.levels[high] >= _MORE * self.levels[low]
                 if more and not _gains(before, least) and not the_most_hold:
                     the_most_hold = (yield from self._least_ratio(chosen, last)) <= 1.0
-                    self._is_hopeless = not the_most_hold
-                if self._is_hopeless:
+                    self._seems_hopeless = not the_most_hold
+                if self._seems_hopeless:
                     return high
                 low, high, step, before = high, min(high + step, last), 2 * step, least
         while high - low > 1:
@@ -229,6 +230,28 @@ class Decider:
             return math.inf
         yield from self._need(there, replicas, 1)
         return float(self.ratios(there, replicas[there], 1).max(axis=0).min())
+
+    def _most_help(self, races: dict[int, Race]) -> Generator[list[Wanted], None, bool]:
+        """Say whether the most GPUs come nearer than the last race, each configuration in as many replications.
+
+        Where a share of the replications has more load than any but many GPUs serve, only those help.
+        """
+        *_, race = races.values()
+        most = self.levels[-1]
+        replicas = self.replicas_on(most)
+        # Who was the same as another in the race is so on more.
+        there = np.setdiff1d(self._left(most, races), race.numbers[race.same != race.numbers])
+        seen = np.full(len(replicas), FIRST)
+        seen[race.numbers] = race.found.replications
+        seen = seen[there]
+        wanted = [one for count in np.unique(seen) for one in self._missing(there[seen == count], replicas, int(count))]
+        if self._stops(wanted):
+            return True
+        if wanted:
+            self.say(f"more GPUs seem to make no difference: looking at {counted(most, 'GPU')}")
+            yield wanted
+        _, ratios = self._table(there, most, seen)
+        return _gains(race.least, float(np.nanmean(ratios, axis=2).max(axis=0).min()))
 
     # A race ---------------------------------------------------------------------------------------------------------
 
@@ -287,9 +310,11 @@ class Decider:
         found: Selection | None = None
         for count in self._planned:
             going = left if found is None else left[found.in_race]
-            if self._stops(systems[np.unique(same[going])], gpus, count):
+            wanted = self._missing(systems[np.unique(same[going])], self.replicas_on(gpus), count)
+            if self._stops(wanted):
                 break
-            yield from self._need(systems[np.unique(same[going])], self.replicas_on(gpus), count)
+            if wanted:
+                yield wanted
             seen = np.full(len(left), count) if found is None else np.where(found.in_race, count, found.replications)
             objective, ratios = self._table(systems[same[left]], gpus, seen)
             share = 1.0 - _OF_FIRST - _OF_QUEUE
@@ -388,23 +413,22 @@ class Decider:
         self, numbers: Iterable[int], replicas: NDArray[np.int64], count: int
     ) -> Generator[list[Wanted], None, None]:
         """Ask for what is not there of first replications of configurations, on `replicas` (configuration,) each."""
+        wanted = self._missing(numbers, replicas, count)
+        if wanted:
+            yield wanted
+
+    def _missing(self, numbers: Iterable[int], replicas: NDArray[np.int64], count: int) -> list[Wanted]:
+        """Return what is not there of that."""
         wanted: list[Wanted] = []
         chosen = [int(number) for number in numbers]
         for each in sorted({int(replicas[number]) for number in chosen}):
             mine = [number for number in chosen if replicas[number] == each]
             wanted += self.values.missing(mine, each, count)
-        if wanted:
-            yield wanted
+        return wanted
 
-    def _stops(self, going: NDArray[np.int64], gpus: int, count: int) -> bool:
+    def _stops(self, wanted: Sequence[Wanted]) -> bool:
         """Say whether the budget does not hold another look."""
-        replicas = self.replicas_on(gpus)
-        more = [
-            wanted
-            for number in set(replicas[going].tolist())
-            for wanted in self.values.missing(going[replicas[going] == number].tolist(), number, count)
-        ]
-        self._stopped = self._stopped or self._over_budget(more)
+        self._stopped = self._stopped or self._over_budget(wanted)
         return self._stopped
 
     def _tell(self, found: Selection, gpus: int, count: int, left: int) -> None:

@@ -15,7 +15,7 @@ from batchcube.results.overload import OVERLOADED, judge
 from batchcube.results.selection import select
 from batchcube.sweeps.planning.decide import decide
 from batchcube.sweeps.planning.question import ask
-from batchcube.sweeps.planning.race import Decider, Decision, Race
+from batchcube.sweeps.planning.race import COMPARED, Decider, Decision, Race
 from batchcube.sweeps.planning.values import Wanted
 from batchcube.sweeps.run.execution import run_sweep
 from batchcube.sweeps.spec.document import Sweep
@@ -129,6 +129,21 @@ def test_where_more_replicas_make_no_difference_the_search_ends_undecided(spec: 
     assert answer.is_hopeless
     assert ": cannot tell whether one holds\n" in str(answer)
     assert "more seem to make no difference" in " ".join(str(answer).split())
+
+
+def test_where_few_more_replicas_make_no_difference_and_the_most_do_the_search_goes_on(
+    spec: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three replications of four are all rush: few replicas are full in these, and the first replication is quiet.
+    rush = {"process": "on_off", "rate_per_s": 12.0, "on_off_ratio": 100.0, "mean_on_s": 6000.0, "mean_off_s": 2000.0}
+    settings = {"workload.arrivals": rush, "workload.requests": 60, "server.service.c1_s_per_request": 0.002}
+    asked = question(spec(3), slo=["tpot_p99_s=0.034"], vary={}, rate=40.0, replicas_max=24, settings=settings)
+    monkeypatch.setattr("batchcube.sweeps.planning.race.MOST", COMPARED)
+    answer = decide(asked)
+    assert answer.found
+    assert not answer.is_hopeless
+    assert [one["gpus"] for one in answer.races][:2] == [1, 2]
+    assert 8 <= answer.best.replicas <= 10
 
 
 def test_from_too_few_replicas_ever_more_are_tried_and_then_those_between(
