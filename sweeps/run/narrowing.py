@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-_CAME = ("measured", "missed")
+_EVERY = ("measured", "missed")
+_OUT_OF = {
+    "request_sla_violation_fraction": _EVERY,
+    "goodput_fraction": _EVERY,
+    # Tokens of one request are late together.
+    "token_sla_violation_fraction": _EVERY,
+    "class_sla_violation_fraction": ("class_requests", "class_missed"),
+    "window_request_sla_violation_fraction": ("window_completions",),
+}
+"""Shares of requests, and what counts those that they are shares of."""
 
 
 class Narrowing:
@@ -92,7 +101,7 @@ class Narrowing:
 
     def look(self, count: int, reports: Mapping[int, Report], progress: Progress) -> bool:
         """Look at so many replications, and say whether they are enough; `reports` has those that no cube holds."""
-        names = {*(wanted.name for wanted in self.wanted), *_CAME}
+        names = {name for wanted in self.wanted for name in (wanted.name, *_OUT_OF.get(wanted.name, ()))}
         for number in sorted(reports):
             if number not in self._seen:
                 self._seen[number] = {name: array for name, array in reports[number].items() if name in names}
@@ -123,10 +132,9 @@ class Narrowing:
         there = ~np.isnan(values).all(axis=-1)
         found = mean_interval(values, -1, level(self.first), REGISTRY[wanted.name].bounds)
         half = np.maximum(found.high - found.estimate, found.estimate - found.low)
-        if REGISTRY[wanted.name].bounds == (0.0, 1.0):
+        if wanted.name in _OUT_OF:
             # Of a share that is the same in all, what so many requests would not have shown.
-            rest = unseen(0.5 - 0.5 * level(self.first), self._came())
-            half = np.where(half == 0.0, rest.reshape(-1, *(1,) * (half.ndim - 1)), half)
+            half = np.where(half == 0.0, unseen(0.5 - 0.5 * level(self.first), self._came(wanted.name)), half)
         limit = wanted.width * (np.abs(found.estimate) if wanted.relative else 1.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(half == 0.0, 0.0, half / limit)
@@ -134,12 +142,14 @@ class Narrowing:
         at = np.unravel_index(int(ratio.argmax()), ratio.shape)
         is_part = wanted.relative and found.estimate[at] != 0.0
         width = in_percent(half[at] / abs(found.estimate[at])) if is_part else f"{half[at]:.2g}"
-        point = where(self.axes, tuple(map(int, np.unravel_index(at[0], self.shape)))) if self.axes else ""
-        return [(float(ratio[at]), f"{wanted.label} ± {width}" + (f" ({point})" if point else ""))]
+        said = [where(self.axes, tuple(map(int, np.unravel_index(at[0], self.shape))))] if self.axes else []
+        if np.isinf(ratio[at]) and found.estimate[at] == 0.0:
+            said.append(f"0 in all, and no width is a part of it: ask for points, such as {wanted.label}=0.005")
+        return [(float(ratio[at]), f"{wanted.label} ± {width}" + (f" ({'; '.join(said)})" if said else ""))]
 
-    def _came(self) -> NDArray[np.float64]:
-        """Return how many requests past the warm-up came in all replications, (point,)."""
-        every = [values.sum(axis=1) for values in map(self._values, _CAME) if values is not None]
+    def _came(self, share: str) -> NDArray[np.float64]:
+        """Return of how many requests a share is, in all replications: (point,), and of each class or window."""
+        every = [values.sum(axis=1) for values in map(self._values, _OUT_OF[share]) if values is not None]
         came: NDArray[np.float64] = np.maximum(np.sum(every, axis=0), 1.0)
         return came
 

@@ -1,5 +1,6 @@
 """Runs that add replications until intervals are narrow enough."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,22 @@ SWEEP: dict[str, Any] = {
     "axes": {"arrival_rate_per_s": {"path": "workload.arrivals.rate_per_s", "values": [0.05, 0.1]}},
 }
 LATENCY = Precision(("latency_mean_s=3%",), 200)
+LENGTHS = {"distribution": "constant", "value": 6, "prompt": {"distribution": "constant", "value": 2}}
+CLASSES: dict[str, Any] = {
+    "replications": 8,
+    "workload": {
+        "requests": 200,
+        "arrivals": {"process": "poisson", "rate_per_s": 6.0},
+        "classes": [{"name": name, "share": share, "lengths": LENGTHS} for name, share in (("a", 0.98), ("b", 0.02))],
+    },
+    "policy": {"mode": "continuous", "largest_batch": 8},
+    "server": {
+        "replica": {"kv_capacity_tokens": 100_000, "token_budget": 512},
+        "service": {"law": "steps", "c0_s": 0.02, "c1_s_per_request": 0.001},
+    },
+    "report": {"request_sla_s": 100.0, "windows": 4},
+}
+"""Nobody is late, and one request of fifty is of the second class."""
 
 
 def sweep(**changes: Any) -> Sweep:
@@ -160,9 +177,39 @@ def test_a_share_that_is_the_same_in_all_is_looked_at_until_so_many_requests_wou
     chance = 0.5 - 0.5 * level(8)
     assert f"request_sla_violation_fraction ± {1.0 - chance ** (1.0 / 800):.2g} (" in said.texts[0]
     assert "of about normal values they hold in 95 %" in cube.attrs["notes"]
-    # A part of nothing is never reached.
-    part = run_sweep(sweep(report=report), precision=Precision(("request_sla_violation_fraction=50%",), 12))
+    # A part of nothing is never reached, and the first look says so.
+    said = Heard()
+    half = Precision(("request_sla_violation_fraction=50%",), 12)
+    part = run_sweep(sweep(report=report), precision=half, progress=said)
     assert part.attrs["precision_reached"] == (limit < 1.0)
+    advice = "0 in all, and no width is a part of it: ask for points, such as request_sla_violation_fraction=0.005)"
+    assert (advice in said.texts[0]) == (advice in part.attrs["notes"]) == (limit > 1.0)
+
+
+@pytest.mark.parametrize(
+    ("share", "width", "counted"),
+    [
+        ("class_sla_violation_fraction", 0.02, "class_requests"),
+        ("window_request_sla_violation_fraction", 0.01, "window_completions"),
+    ],
+)
+def test_a_share_of_a_class_or_window_is_out_of_its_own_requests(share: str, width: float, counted: str) -> None:
+    cube = run_sweep(Sweep.model_validate(CLASSES), precision=Precision((f"{share}={width}",), 200))
+    assert cube.attrs["precision_reached"] == 1
+    assert (cube[share].fillna(0.0) == 0.0).all()
+    came = cube[counted].cumsum("replication").isel(replication=[look - 1 for look in looked_at(cube)])
+    # None in so many is seen with the chance of a bound where the share is as large as the width.
+    enough = math.log(0.5 - 0.5 * level(8)) / math.log1p(-width)
+    *before, last = came.min(came.dims[-1]).values
+    assert before
+    assert max(before) < enough <= last
+
+
+def test_what_is_no_share_of_requests_and_always_0_is_narrow() -> None:
+    precision = Precision(("recomputed_token_fraction=5%",))
+    cube = run_sweep(Sweep.model_validate(CLASSES), precision=precision)
+    assert (cube["recomputed_token_fraction"] == 0.0).all()
+    assert looked_at(cube) == (8,)
 
 
 def test_memory_is_a_budget_too(monkeypatch: pytest.MonkeyPatch) -> None:
