@@ -283,11 +283,8 @@ def _draw(seen: View, panel: Axes, quantity: Quantity, slo: Any) -> list[float]:
     limits = quantity.limits(seen) if slo is None else _numbers(seen.figured, "slo", slo)
     intervals = [quantity.interval(seen, **at) for at in places]
     values = np.concatenate([*(interval.estimate for interval in intervals), np.asarray(limits)])
-    # To where intervals that are open above are drawn, out of the panel.
-    top = 2.0 * max(_largest(values), *(_largest(interval.high) for interval in intervals))
     for i, (name, at, interval) in enumerate(zip(line_names(seen), places, intervals, strict=True)):
-        drawn = interval._replace(high=np.where(interval.high == np.inf, top, interval.high))
-        style.line(panel, seen.x.positions, drawn, _marked(seen, quantity, **at), name, style.look(i, name))
+        style.line(panel, seen.x.positions, interval, _marked(seen, quantity, **at), name, style.look(i, name))
     x_axis(panel, seen.x)
     panel.set_ylabel(quantity.label)
     for limit in limits:
@@ -295,8 +292,9 @@ def _draw(seen: View, panel: Axes, quantity: Quantity, slo: Any) -> list[float]:
     if quantity.time:
         latency_scale([panel], values)
     style.from_zero(panel, values)
-    if any((interval.high == np.inf).any() for interval in intervals):
-        panel.set_ylim(top=min(panel.get_ylim()[1], top))
+    if any(np.isposinf(interval.high).any() for interval in intervals):
+        # Whiskers of intervals that are open above reach out of the panel.
+        panel.set_ylim(top=1.1 * max(_largest(values), *(_largest(interval.high) for interval in intervals)))
     return limits
 
 
@@ -338,7 +336,7 @@ def _said_of(quantities: Sequence[Quantity]) -> str:
     if pooled:
         said.append(
             f"Quantiles of the {' and '.join(pooled)} are over all requests of all replications, with intervals by "
-            "Woodruff; where the replications give no upper end they reach out of the panel."
+            "Woodruff; where the replications give no upper end a whisker reaches out of the panel."
         )
     if single:
         said.append(f"Those of the {' and '.join(single)} are means of the replications' own quantiles.")

@@ -294,16 +294,28 @@ def line(
     band(axes, x, interval, label, look)
 
 
+OPEN = 1e3
+"""Length of an open whisker, in units of the largest number of its line."""
+
+
 def band(axes: Axes, x: NDArray[Any], interval: Interval, label: str, look: Look) -> None:
-    """Fill between the interval's ends (x,), or draw whiskers where a point has no neighbour to fill to."""
+    """Fill between the interval's ends (x,), or draw whiskers where a point has no neighbour to fill to.
+
+    An interval that is open above (`high` infinite) is a whisker of `OPEN` times what is drawn: the panel has to end
+    before.
+    """
     low, high = np.asarray(interval.low, dtype=float), np.asarray(interval.high, dtype=float)
-    known = np.isfinite(low) & np.isfinite(high)
+    is_open = np.isfinite(low) & np.isposinf(high)
+    known = np.isfinite(low) & (np.isfinite(high) | is_open)
     if not known.any():
         return
     name = f"{label}, 95 % interval"
-    axes.fill_between(x, low, high, color=look.colour, alpha=0.22, linewidth=0, label=name, zorder=2)
-    if known.size <= 12:
-        axes.vlines(x[known], low[known], high[known], color=look.colour, linewidth=0.9, zorder=2, label=name)
+    closed = np.where(is_open, np.nan, high)
+    axes.fill_between(x, low, closed, color=look.colour, alpha=0.22, linewidth=0, label=name, zorder=2)
+    whiskers = known if known.size <= 12 else is_open
+    if whiskers.any():
+        ends = np.where(is_open, OPEN * np.nanmax([closed, interval.estimate]), high)
+        axes.vlines(x[whiskers], low[whiskers], ends[whiskers], color=look.colour, linewidth=0.9, zorder=2, label=name)
 
 
 def dot(axes: Axes, position: float, interval: Interval, queue: str, label: str, look: Look) -> None:
