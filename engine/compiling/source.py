@@ -18,6 +18,8 @@ from numba.core.types.containers import BaseNamedTuple, BaseTuple
 from numba.core.types.misc import Optional
 from numba.core.typing.templates import builtin_registry
 
+from .names import names_of
+
 
 @cache
 def is_library(package: str) -> bool:
@@ -144,7 +146,8 @@ class Fingerprint:
         self.write("function", function.__module__, function.__qualname__)
         for part in (function.__defaults__, sorted((function.__kwdefaults__ or {}).items()), function.__code__):
             self.value(part)
-        self.attributes(function.__globals__, _names(function.__code__))
+        names = names_of(function.__code__)
+        self.attributes(function.__globals__, names.globals, names.attributes)
         for cell in function.__closure__ or ():
             try:
                 content = cell.cell_contents
@@ -155,8 +158,10 @@ class Fingerprint:
             self.write(sorted(template._jit_options.items()))
             self.value(template._overload_func)
 
-    def attributes(self, scope: dict[str, Any], names: set[str], within: tuple[types.ModuleType, ...] = ()) -> None:
-        """Write what some names stand for in a module; of a module of somebody's own, what they stand for in it."""
+    def attributes(
+        self, scope: dict[str, Any], names: set[str], inner: set[str], within: tuple[types.ModuleType, ...] = ()
+    ) -> None:
+        """Write what names stand for in a module; of a module of somebody's own, what `inner` names stand for in it."""
         for name in sorted(names & scope.keys()):
             value = scope[name]
             self.write("name", name)
@@ -166,7 +171,7 @@ class Fingerprint:
                 raise UnhashableError("a module that makes its values when they are asked for")
             elif value not in within:
                 self.comes_from(value.__name__)
-                self.attributes(vars(value), names, (*within, value))
+                self.attributes(vars(value), inner, inner, (*within, value))
 
     def code(self, code: types.CodeType) -> None:
         """Write code, but not the lines it came from."""
@@ -189,12 +194,3 @@ class Fingerprint:
 
 def _package(module: str | None) -> str:
     return str(module).partition(".")[0]
-
-
-def _names(code: types.CodeType) -> set[str]:
-    """Return the names that code and the functions in it may look up, attributes among them."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _names(constant)
-    return names

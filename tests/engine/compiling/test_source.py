@@ -233,3 +233,11 @@ def test_what_else_can_be_called_is_refused_as_an_argument():
     for given in (function, Tuple((int64, Tuple((int64, function))))):
         with pytest.raises(UnhashableError, match="a function as an argument"):
             source_digest(heap.push, (given,))
+
+
+def test_a_global_that_is_called_like_an_attribute_is_nothing_to_a_kernel():
+    scope: dict = {}
+    exec("def kernel(view):\n    return view.size\n", scope)
+    before = source_digest(scope["kernel"], ())
+    scope["size"] = object()
+    assert source_digest(scope["kernel"], ()) == before

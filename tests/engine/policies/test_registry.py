@@ -131,17 +131,19 @@ def test_what_compiled_code_cannot_call_is_refused():
     assert helper in policies_of(by_closure)
 
 
+class Sized(NamedTuple):
+    weight: float = 1.0
+
+
 def test_what_is_called_like_an_attribute_is_nothing_to_a_policy():
     scope = {}
     exec("def key(candidate, settings):\n    return candidate.size * settings.weight\n", scope)
     register(Order("sized", Sized, scope["key"]))
+    before = registered()["sized"]
     scope |= {"size": 3, "weight": plain}
-    require_current(registered()["sized"])
+    require_current(before)
     register(Order("sized", Sized, scope["key"]))
-
-
-class Sized(NamedTuple):
-    weight: float = 1.0
+    assert registered()["sized"] == before
 
 
 def test_a_new_class_of_settings_compiles_anew():
